@@ -1,0 +1,60 @@
+"""Where in the brain a 3D Vision Transformer looked, and whether that picture can be believed.
+
+The names below are imported when they are first used (PEP 562), so that ``import g3dvit`` and
+``g3dvit --help`` are quick and import neither torch nor nilearn.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from g3dvit.errors import G3DError, G3DWarning
+    from g3dvit.explain import Explainer, Explanation
+    from g3dvit.grids import ImageGrid, PatchGrid
+    from g3dvit.maps import RelevanceMap
+    from g3dvit.models import load_model
+    from g3dvit.prepare import Preparation
+    from g3dvit.run import explain_image
+    from g3dvit.volumes import open_series
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Explainer": "explain",
+    "Explanation": "explain",
+    "G3DError": "errors",
+    "G3DWarning": "errors",
+    "ImageGrid": "grids",
+    "PatchGrid": "grids",
+    "Preparation": "prepare",
+    "RelevanceMap": "maps",
+    "explain_image": "run",
+    "load_model": "models",
+    "open_series": "volumes",
+}
+
+__all__ = [
+    "Explainer",
+    "Explanation",
+    "G3DError",
+    "G3DWarning",
+    "ImageGrid",
+    "PatchGrid",
+    "Preparation",
+    "RelevanceMap",
+    "explain_image",
+    "load_model",
+    "open_series",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

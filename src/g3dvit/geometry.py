@@ -1,0 +1,107 @@
+"""What probing a model tells about its tokens: a value, and how it prints.
+
+Terms: a *token* is one element of the sequence inside the transformer; *prefix tokens* (class
+token, registers) come before the patch tokens, *suffix tokens* after them. Nothing is measured
+here; `g3dvit.probe` fills these values in by running the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from g3dvit.grids import Shape3
+
+GradientStatus = Literal["alive", "uniform", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class NormLayer:
+    """One normalisation layer that sees the tokens, and what its gradient carries.
+
+    Parameters
+    ----------
+    name
+        Dotted module name, as in ``model.named_modules()``. A normalisation that is a function
+        call and not a module is named ``owner:function#n``: the n-th call inside ``owner``.
+    kind
+        Class of the module, or name of the function.
+    order
+        Position in the order of execution, from 0.
+    status
+        ``"alive"``: the patch tokens' gradients differ from each other; ``"uniform"``: they are
+        all equal, so they carry nothing about places; ``"dead"``: they are zero.
+    gradient_share
+        Largest norm of a patch token's gradient over the largest norm of any token's gradient.
+    gradient_spread
+        Norm of the patch gradients around their mean over their norm; 0 where all are equal.
+    """
+
+    name: str
+    kind: str
+    order: int
+    status: GradientStatus
+    gradient_share: float
+    gradient_spread: float
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How a model divides its input into tokens, found by probing it.
+
+    Parameters
+    ----------
+    input_shape
+        Shape of one input of the model, without the batch axis.
+    spatial_axes : (3,)
+        Which axes of `input_shape` are the input's (i, j, k).
+    channels
+        Size of the channel axis; 1 where the model takes (batch, i, j, k).
+    grid_shape, patch_size : (3,)
+        Patches per axis, and voxels per patch, in the input's (i, j, k) order.
+    num_prefix_tokens, num_suffix_tokens
+        Tokens before and after the patch tokens.
+    token_order : (patches,)
+        ``token_order[p]`` is the position, among the PATCH tokens, of the token that patch `p`
+        feeds, where `p` counts the patch grid in C order (k fastest). The identity for most
+        models.
+    pooling
+        How the tokens reach the head.
+    num_outputs
+        Number of values that the model returns per volume.
+    layers
+        Every normalisation layer that sees tokens, in the order of execution.
+    default_layer
+        The last of them whose patch gradients are alive; "last normalisation layer" means this.
+    notes
+        What a user should know about this model, in sentences.
+    """
+
+    input_shape: tuple[int, ...]
+    spatial_axes: Shape3
+    channels: int
+    grid_shape: Shape3
+    patch_size: Shape3
+    num_prefix_tokens: int
+    num_suffix_tokens: int
+    token_order: tuple[int, ...]
+    pooling: Literal["class token", "mean of patches", "mean of all tokens", "other"]
+    num_outputs: int
+    layers: tuple[NormLayer, ...]
+    default_layer: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_patches(self) -> int:
+        """Number of patch tokens."""
+        i, j, k = self.grid_shape
+        return i * j * k
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of all tokens."""
+        return self.num_prefix_tokens + self.num_patches + self.num_suffix_tokens
+
+    def layer(self, name: str) -> NormLayer | None:
+        """Return the layer of that name, or None."""
+        return next((layer for layer in self.layers if layer.name == name), None)
