@@ -11,9 +11,11 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from types import FrameType
 from typing import TextIO
 
@@ -41,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     warnings.showwarning = _show_warning
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None
     try:
         return int(arguments.run(arguments))
     except G3DError as error:
@@ -62,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"g3dvit {arguments.command}: {_explain_os_error(error)}", file=sys.stderr)
         return 1
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, previous)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=None, command=None)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name in COMMANDS:
+        if find_spec(f"{__name__}.{name}") is None:
+            continue
         module = import_module(f"{__name__}.{name}")
         sub = subparsers.add_parser(
             module.NAME,
