@@ -23,7 +23,8 @@ class NormLayer:
     ----------
     name
         Dotted module name, as in ``model.named_modules()``. A normalisation that is a function
-        call and not a module is named ``owner:function#n``: the n-th call inside ``owner``.
+        call and not a module is named ``owner:function#n``: the n-th call inside ``owner``, from
+        0. A module that runs several times in one pass is several layers, named ``module#n``.
     kind
         Class of the module, or name of the function.
     order
@@ -35,6 +36,12 @@ class NormLayer:
         Largest norm of a patch token's gradient over the largest norm of any token's gradient.
     gradient_spread
         Norm of the patch gradients around their mean over their norm; 0 where all are equal.
+    token_axis
+        Axis of the layer's output along which its tokens lie: 1 for (batch, tokens, features), 0
+        for (tokens, batch, features).
+    num_prefix_tokens
+        Tokens before the patch tokens at this layer; None where it is as in the whole model. A
+        normalisation inside the patch embedding runs before class token and registers join.
     """
 
     name: str
@@ -43,6 +50,8 @@ class NormLayer:
     status: GradientStatus
     gradient_share: float
     gradient_spread: float
+    token_axis: int = 1
+    num_prefix_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ class Geometry:
         Every normalisation layer that sees tokens, in the order of execution.
     default_layer
         The last of them whose patch gradients are alive; "last normalisation layer" means this.
+        Empty where no layer is alive.
     notes
         What a user should know about this model, in sentences.
     """
@@ -102,6 +112,67 @@ class Geometry:
         """Number of all tokens."""
         return self.num_prefix_tokens + self.num_patches + self.num_suffix_tokens
 
+    @property
+    def alive_layers(self) -> tuple[str, ...]:
+        """Names of the layers whose gradients can tell patches apart."""
+        return tuple(layer.name for layer in self.layers if layer.status == "alive")
+
     def layer(self, name: str) -> NormLayer | None:
         """Return the layer of that name, or None."""
         return next((layer for layer in self.layers if layer.name == name), None)
+
+    def patch_slice(self, name: str) -> slice:
+        """Return where the patch tokens lie on the token axis of the layer of that name."""
+        layer = self.layer(name)
+        own = None if layer is None else layer.num_prefix_tokens
+        start = self.num_prefix_tokens if own is None else own
+        return slice(start, start + self.num_patches)
+
+    def __str__(self) -> str:
+        """Return the table that ``g3dvit inspect`` prints."""
+        return "\n".join([*self._facts(), "", *self._layer_table(), *self._note_lines()])
+
+    def _facts(self) -> list[str]:
+        axes = dict(zip(self.spatial_axes, "ijk", strict=True))
+        shape = " x ".join(
+            f"{axes.get(axis, 'channels')} {size}" for axis, size in enumerate(self.input_shape)
+        )
+        order = "as the input (k fastest)"
+        if self.token_order != tuple(range(self.num_patches)):
+            order = "not as the input; undone in every map"
+        rows = [
+            ("input", f"{shape} (without the batch)"),
+            ("patch grid (i, j, k)", " x ".join(map(str, self.grid_shape))),
+            ("patch size (i, j, k)", " x ".join(map(str, self.patch_size)) + " voxels"),
+            (
+                "tokens",
+                f"{self.num_tokens} = {self.num_prefix_tokens} before + {self.num_patches} "
+                f"patches + {self.num_suffix_tokens} after",
+            ),
+            ("order of the patches", order),
+            ("pooling", self.pooling),
+            ("outputs", str(self.num_outputs)),
+            ("last normalisation layer", self.default_layer or "none is alive"),
+        ]
+        width = max(len(name) for name, _ in rows)
+        return [f"{name:<{width}}  {value}" for name, value in rows]
+
+    def _layer_table(self) -> list[str]:
+        width = max([len(layer.name) for layer in self.layers] + [5])
+        kind = max([len(layer.kind) for layer in self.layers] + [4])
+        head = (
+            f"   {'layer':<{width}}  {'kind':<{kind}}  {'gradient':<8}  {'share':>7}  {'spread':>7}"
+        )
+        lines = [head.rstrip()]
+        for layer in self.layers:
+            mark = "->" if layer.name == self.default_layer else "  "
+            lines.append(
+                f"{mark} {layer.name:<{width}}  {layer.kind:<{kind}}  {layer.status:<8}  "
+                f"{layer.gradient_share:>7.1e}  {layer.gradient_spread:>7.1e}"
+            )
+        return lines
+
+    def _note_lines(self) -> list[str]:
+        if not self.notes:
+            return []
+        return ["", *(f"note: {note}" for note in self.notes)]
