@@ -1,0 +1,366 @@
+"""What explaining one or more runs gives: the values that outputs, figures and page are made of.
+
+`g3dvit.run` fills these in; `g3dvit.outputs` and `g3dvit.report` read them. Values only: nothing
+is computed here but the summary of checks. ONE named target is explained in all class means, so
+that they can be compared; per-volume maps may explain the predicted class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from g3dvit.aggregate import GroupKey
+from g3dvit.grids import ImageGrid
+from g3dvit.maps import RelevanceMap
+
+Verdict = Literal["pass", "warn", "fail"]
+_ORDER: tuple[Verdict, ...] = ("pass", "warn", "fail")
+
+
+class CheckLike(Protocol):
+    """What a check must say: `g3dvit.diagnose.Check` and `CheckSummary` do."""
+
+    @property
+    def name(self) -> str:
+        """What is checked."""
+
+    @property
+    def value(self) -> float:
+        """What was measured."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Pass, warn or fail."""
+
+    @property
+    def sentence(self) -> str:
+        """What it means, for a reader."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSummary:
+    """One check over many volumes.
+
+    Parameters
+    ----------
+    name, sentence
+        As in the check itself; the sentence counts the volumes.
+    value
+        Median over the volumes.
+    verdict
+        ``"fail"`` if at least half of the volumes failed; ``"warn"`` if any failed or at least
+        half were not passed; else ``"pass"``.
+    n_pass, n_warn, n_fail
+        Number of volumes with each verdict.
+    """
+
+    name: str
+    value: float
+    verdict: Verdict
+    sentence: str
+    n_pass: int
+    n_warn: int
+    n_fail: int
+
+
+def worst(checks: Sequence[CheckLike]) -> Verdict:
+    """Return the worst verdict; ``"pass"`` where there is no check."""
+    return _ORDER[max((_ORDER.index(check.verdict) for check in checks), default=0)]
+
+
+def summarise_checks(volumes: Sequence[Sequence[CheckLike]]) -> tuple[CheckSummary, ...]:
+    """Return one summary per check name over the checks of many volumes.
+
+    Parameters
+    ----------
+    volumes
+        The checks of every volume.
+    """
+    by_name: dict[str, list[CheckLike]] = {}
+    for checks in volumes:
+        for check in checks:
+            by_name.setdefault(check.name, []).append(check)
+    return tuple(_summary(name, found) for name, found in by_name.items())
+
+
+def _summary(name: str, found: Sequence[CheckLike]) -> CheckSummary:
+    count = {verdict: sum(c.verdict == verdict for c in found) for verdict in _ORDER}
+    verdict: Verdict = "pass"
+    if 2 * count["fail"] >= len(found):
+        verdict = "fail"
+    elif count["fail"] or 2 * count["warn"] >= len(found):
+        verdict = "warn"
+    # the sentence of a volume that got this verdict, or of the worst one there is
+    told = max(found, key=lambda c: (c.verdict == verdict, _ORDER.index(c.verdict)))
+    sentence = told.sentence
+    if len(found) > 1 and verdict != "pass":
+        sentence += f" ({count['fail']} of {len(found)} volumes failed, {count['warn']} warned)"
+    return CheckSummary(
+        name=name,
+        value=float(median(check.value for check in found)),
+        verdict=verdict,
+        sentence=sentence,
+        n_pass=count["pass"],
+        n_warn=count["warn"],
+        n_fail=count["fail"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunInput:
+    """One run that went in.
+
+    Parameters
+    ----------
+    name
+        What its output files begin with: the source's name without suffix and extension, such
+        as ``sub-01_task-motor_run-1``.
+    source
+        Path as given.
+    grid
+        The source image's own grid.
+    space
+        Name of the space, such as ``MNI152NLin6Asym``; None where unknown.
+    n_time_points
+        Volumes in the file.
+    time_points
+        Those that were explained, ascending.
+    t_r
+        Repetition time in s; None where unknown.
+    selection
+        One sentence: how the volumes were chosen.
+    """
+
+    name: str
+    source: str
+    grid: ImageGrid
+    space: str | None
+    n_time_points: int
+    time_points: tuple[int, ...]
+    t_r: float | None
+    selection: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """What a reader needs to know about the model.
+
+    Parameters
+    ----------
+    name
+        File or factory.
+    sha256
+        Hash of the weights; empty where unknown.
+    class_names
+        One per output.
+    preparation
+        One sentence per step.
+    geometry
+        The probed geometry as a table in plain text.
+    accuracy
+        What is known about accuracy on held-out data, in one sentence.
+    trained_on
+        Subjects or runs of the training.
+    """
+
+    name: str
+    sha256: str
+    class_names: tuple[str, ...]
+    preparation: tuple[str, ...]
+    geometry: str
+    accuracy: str = "accuracy unknown"
+    trained_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Background:
+    """The picture under the maps.
+
+    Parameters
+    ----------
+    data : (i, j, k)
+        Any anatomy or mean image.
+    grid
+        Where it lies, in the same world as the maps.
+    title
+        What it is, so that nobody takes a template for the subject.
+    """
+
+    data: NDArray[np.float32]
+    grid: ImageGrid
+    title: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassMean:
+    """The mean map of one group of volumes.
+
+    Parameters
+    ----------
+    key
+        Which volumes.
+    n
+        How many.
+    patch
+        Mean on the patch grid, 3D.
+    voxel
+        Mean on the prepared grid, 3D: of voxel relevance where the method has it, else `patch`
+        resampled.
+    checks
+        What the checks said over these volumes (`summarise_checks`).
+    """
+
+    key: GroupKey
+    n: int
+    patch: RelevanceMap
+    voxel: RelevanceMap
+    checks: tuple[CheckLike, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Which volumes and how many, in words."""
+        if self.key.which == "all":
+            return f"predicted {self.key.group} (no label), n = {self.n}"
+        words = {"correct": "classified correctly", "error": "misclassified"}
+        return f"{self.key.group}, {words[self.key.which]}, n = {self.n}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapSet:
+    """All maps of one method.
+
+    Parameters
+    ----------
+    method
+        Name in code, such as ``token_gradcam``.
+    title
+        Name in prose, such as ``token Grad-CAM``.
+    units
+        Units of the relevance.
+    weighting
+        Of token Grad-CAM; None for other methods.
+    layer
+        Layer that was explained; None where the method has none.
+    signed
+        False where the values cannot be negative.
+    volumes
+        One 4D map on the patch grid per run, as many volumes as the run's `time_points`.
+    class_means
+        In the order to show them.
+    checks
+        Per volume, over all runs in the order of `predictions`.
+    recommended
+        Shown first.
+    """
+
+    method: str
+    title: str
+    units: str
+    weighting: str | None
+    layer: str | None
+    signed: bool
+    volumes: tuple[RelevanceMap, ...]
+    class_means: tuple[ClassMean, ...]
+    checks: tuple[tuple[CheckLike, ...], ...] = ()
+    recommended: bool = False
+
+    @property
+    def summary(self) -> tuple[CheckSummary, ...]:
+        """Every check over all volumes."""
+        return summarise_checks(self.checks)
+
+    @property
+    def label(self) -> str:
+        """Title with the weighting, in words."""
+        return f"{self.title} ({self.weighting})" if self.weighting else self.title
+
+    @property
+    def file_label(self) -> str:
+        """Method and weighting as an alphanumeric BIDS label."""
+        return "".join(c for c in f"{self.method}{self.weighting or ''}" if c.isalnum())
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """What is done to values before they are shown; applied after resampling, never saved.
+
+    Parameters
+    ----------
+    rectify
+        Show positive values only.
+    min_max
+        Stretch the shown values to 0..1.
+    percentile
+        Hide absolute values below this percentile (0 to 100) of the non-zero ones.
+    """
+
+    rectify: bool = False
+    min_max: bool = False
+    percentile: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunResult:
+    """Everything that one call explained.
+
+    Parameters
+    ----------
+    title
+        Heading of the page.
+    model, inputs
+        What went in.
+    target
+        The ONE target of the class means, in words, such as ``"right"`` or ``"right - left"``.
+    volume_target
+        The target of the per-volume maps, in words; `target` or ``"predicted class"``.
+    score
+        ``"logit"`` or ``"log-odds"``.
+    predictions
+        One row per explained volume: run, time_point, onset_s, label, predicted, target, score,
+        p_<class>, logit_<class>, block.
+    maps
+        One set per method and weighting.
+    background
+        Under the maps.
+    prepared_grid
+        The grid that the model sees.
+    space
+        Name of the maps' space; None where unknown.
+    checks
+        Of the whole run, such as whether the model is at chance.
+    warnings
+        Sentences that a reader should see.
+    notes
+        What kind of data this is, such as that they are simulated.
+    provenance
+        Versions, command, times, hashes; saved as ``provenance.json``.
+    truth
+        Where the answer is planted: name to array on the prepared grid; else None.
+    display
+        Display options.
+    """
+
+    title: str
+    model: ModelSummary
+    inputs: tuple[RunInput, ...]
+    target: str
+    volume_target: str
+    score: str
+    predictions: pd.DataFrame
+    maps: tuple[MapSet, ...]
+    background: Background
+    prepared_grid: ImageGrid
+    space: str | None = None
+    checks: tuple[CheckLike, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    truth: Mapping[str, NDArray[np.float32]] | None = None
+    display: Display = field(default_factory=Display)

@@ -1,0 +1,65 @@
+"""How checks of many volumes become one verdict."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from g3dvit.run_result import summarise_checks, worst
+
+
+@dataclass(frozen=True)
+class FakeCheck:
+    name: str
+    value: float
+    verdict: str
+    sentence: str
+
+
+def checks(*verdicts):
+    return [
+        [FakeCheck("D1", i, verdict, f"it is a {verdict}")] for i, verdict in enumerate(verdicts)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (["pass"] * 4, "pass"),
+        (["fail", "pass", "pass", "pass"], "warn"),
+        (["fail", "fail", "pass", "pass"], "fail"),
+        (["warn", "pass", "pass", "pass"], "pass"),
+        (["warn", "warn", "pass", "pass"], "warn"),
+        (["fail"], "fail"),
+    ],
+)
+def test_verdict_of_many_volumes(verdicts, expected):
+    (summary,) = summarise_checks(checks(*verdicts))
+    assert summary.verdict == expected
+    assert (summary.n_pass, summary.n_warn, summary.n_fail) == tuple(
+        verdicts.count(v) for v in ("pass", "warn", "fail")
+    )
+
+
+def test_summary_tells_the_sentence_of_its_verdict_and_counts():
+    (summary,) = summarise_checks(checks("pass", "fail", "fail", "warn"))
+    assert summary.sentence == "it is a fail (2 of 4 volumes failed, 1 warned)"
+    assert summary.value == 1.5
+    (summary,) = summarise_checks(checks("pass", "pass"))
+    assert summary.sentence == "it is a pass"
+
+
+def test_each_check_is_summarised_on_its_own():
+    volumes = [
+        [FakeCheck("D1", 0, "pass", "a"), FakeCheck("D3", 0, "fail", "b")],
+        [FakeCheck("D1", 0, "pass", "a")],
+    ]
+    assert [(s.name, s.verdict) for s in summarise_checks(volumes)] == [
+        ("D1", "pass"),
+        ("D3", "fail"),
+    ]
+    assert worst(summarise_checks(volumes)) == "fail"
+
+
+def test_no_checks_is_no_failure():
+    assert summarise_checks([]) == ()
+    assert worst([]) == "pass"
