@@ -1,0 +1,28 @@
+"""The only place with hooks and function modes; the model is a guest here.
+
+`guest` puts a model into the state in which it is explained and gives it back exactly as it
+was, after an exception and Ctrl-C too. `watch_layer` cuts the graph at one layer, so that it
+begins there; `norm_calls` lists every normalisation that runs, modules and functions alike;
+`frozen_gates` is the function mode under which a transformer becomes affine in its input.
+
+Nothing here knows a class of a foreign model library, or does the arithmetic of a method.
+"""
+
+from __future__ import annotations
+
+from g3dvit.capture.guest import clean_input, guest, unwrap
+from g3dvit.capture.layers import LayerRecord, NormCall, norm_calls, watch_layer
+from g3dvit.capture.outputs import as_tokens, first_output, token_axes
+
+__all__ = [
+    "LayerRecord",
+    "NormCall",
+    "as_tokens",
+    "clean_input",
+    "first_output",
+    "guest",
+    "norm_calls",
+    "token_axes",
+    "unwrap",
+    "watch_layer",
+]

@@ -1,0 +1,173 @@
+"""Lend a model, and give it back exactly as it was."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside ``torch.compile``, ``DataParallel`` and their kin."""
+    while True:
+        inner = model._modules.get("_orig_mod")
+        if inner is None and isinstance(
+            model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
+        ):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def clean_input(x: Tensor) -> Tensor:
+    """Return `x` as autograd can use it: detached, and no inference tensor.
+
+    Call it inside `guest`: within ``inference_mode`` itself a clone is an inference tensor too.
+    """
+    return x.detach().clone() if x.is_inference() else x.detach()
+
+
+@contextmanager
+def guest(model: nn.Module) -> Iterator[nn.Module]:
+    """Lend a model in the state in which it is explained, and restore all of it.
+
+    Inside: evaluation mode, no parameter requires gradients, gradients can be recorded whatever
+    the caller's mode is, compiled models run eagerly, autocast and the fused transformer layer
+    (which hides its attention) are off. Afterwards, also after an exception or Ctrl-C, every
+    submodule's training flag, ``requires_grad``, ``.grad``, buffer and the states of the random
+    generators (torch, numpy, python) are as before.
+
+    Parameters
+    ----------
+    model
+        Any module, also frozen, in bf16, compiled, or inside ``DataParallel``.
+
+    Yields
+    ------
+    nn.Module
+        The module to call: `model` without its wrappers, so that layer names are its own.
+    """
+    inner = unwrap(model)
+    with ExitStack() as stack:
+        stack.enter_context(_random_states(inner))
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        for device in {"cpu"} | {p.device.type for p in inner.parameters()}:
+            stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.callback(torch.backends.mha.set_fastpath_enabled, _fastpath())
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(_module_state(inner))
+        yield inner
+
+
+def _fastpath() -> bool:
+    return bool(torch.backends.mha.get_fastpath_enabled())
+
+
+@contextmanager
+def _random_states(model: nn.Module) -> Iterator[None]:
+    cuda = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - others' generator
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+
+
+@contextmanager
+def _module_state(model: nn.Module) -> Iterator[None]:
+    """Freeze a module for the time being; what it was is put back in the opposite order."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(_set_training, module, module.training)
+        stack.callback(_buffer_restorer(model))
+        for parameter in model.parameters():
+            stack.callback(_parameter_restorer(parameter))
+        _replace_inference_tensors(model, stack)
+        for module in model.modules():
+            module.training = False  # not .eval(): models override it to do more than this
+        for parameter in model.parameters():
+            parameter.requires_grad = False
+        yield
+
+
+def _set_training(module: nn.Module, training: bool) -> None:  # noqa: FBT001 - a callback
+    module.training = training
+
+
+def _parameter_restorer(parameter: nn.Parameter) -> Callable[[], None]:
+    requires_grad, grad = parameter.requires_grad, parameter.grad
+
+    def restore() -> None:
+        if parameter.requires_grad != requires_grad:
+            with torch.inference_mode(parameter.is_inference()):
+                parameter.requires_grad_(requires_grad)
+        if parameter.grad is not grad:
+            parameter.grad = grad
+
+    return restore
+
+
+def _buffer_restorer(model: nn.Module) -> Callable[[], None]:
+    """Remember every buffer, object and values, and return what puts them back."""
+    saved: list[tuple[nn.Module, dict[str, Tensor | None], dict[str, Tensor]]] = []
+    for module in model.modules():
+        values = {k: b.detach().clone() for k, b in module._buffers.items() if b is not None}
+        saved.append((module, dict(module._buffers), values))
+
+    def restore() -> None:
+        for module, buffers, values in saved:
+            for name, value in values.items():
+                buffer = buffers[name]
+                if buffer is not None and not _same(buffer, value):
+                    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+                        buffer.copy_(value)
+            if any(module._buffers.get(k) is not b for k, b in buffers.items()) or (
+                module._buffers.keys() != buffers.keys()
+            ):
+                module._buffers.clear()
+                module._buffers.update(buffers)
+
+    return restore
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    return bool(torch.equal(a, b)) or bool(
+        a.is_floating_point() and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+    )
+
+
+def _replace_inference_tensors(model: nn.Module, stack: ExitStack) -> None:
+    """Stand in for parameters and buffers that were made inside ``inference_mode``.
+
+    Autograd cannot save such tensors for a backward pass; copies of them it can.
+    """
+    copies: dict[int, Any] = {}
+    for module in model.modules():
+        tables: tuple[tuple[dict[str, Any], Callable[[Tensor], Tensor]], ...] = (
+            (module._parameters, _as_parameter),
+            (module._buffers, Tensor.clone),
+        )
+        for table, copy in tables:
+            for name, tensor in list(table.items()):
+                if tensor is None or not tensor.is_inference():
+                    continue
+                if id(tensor) not in copies:
+                    copies[id(tensor)] = copy(tensor)
+                stack.callback(table.__setitem__, name, tensor)
+                table[name] = copies[id(tensor)]
+
+
+def _as_parameter(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach().clone(), requires_grad=False)
