@@ -1,0 +1,149 @@
+"""Show where in the brain a trained 3D Vision Transformer looked.
+
+Reads one or more BOLD runs (or single volumes), prepares them as the model was trained, classifies
+every chosen time point, and writes relevance maps in brain space with the checks that each map
+passed or failed: NIfTI files, tables, figures and one offline page.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+NAME = "explain"
+HELP = "maps of where the model looked, for every time point of a run"
+EPILOG = """\
+examples:
+  g3dvit explain bold.nii.gz --model model.yaml -o maps
+  g3dvit explain run-1.nii.gz run-2.nii.gz --model model.yaml -o maps \\
+      --events run-1_events.tsv run-2_events.tsv --classes stim=face,scene rest=BASELINE
+  g3dvit explain sub-*_bold.nii.gz --model model.yaml -o maps --labels participants.tsv
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``g3dvit explain``."""
+    parser.add_argument("images", nargs="+", metavar="BOLD", help="3D or 4D images, one per run")
+    parser.add_argument("--model", "-m", required=True, metavar="YAML", help="model description")
+    parser.add_argument("--output", "-o", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an output folder of an earlier run"
+    )
+
+    what = parser.add_argument_group("what is explained")
+    what.add_argument(
+        "--method",
+        nargs="+",
+        default=["token_gradcam", "frozen_gate"],
+        help="token_gradcam, hirescam, frozen_gate (default: token_gradcam frozen_gate)",
+    )
+    what.add_argument(
+        "--target",
+        default="predicted",
+        help="predicted (default), label, a class name or number, or a contrast A-B",
+    )
+    what.add_argument(
+        "--mean-target",
+        metavar="CLASS",
+        help="the one class that all class means explain (default: --target where it is one "
+        "class, otherwise the last class)",
+    )
+    what.add_argument(
+        "--score",
+        choices=["logit", "log_odds"],
+        help="the explained value (default: logit for token_gradcam alone, otherwise log_odds)",
+    )
+    what.add_argument(
+        "--weighting",
+        choices=["mean", "max", "abs", "relu", "all"],
+        default="mean",
+        help="pooling of the gradients in token_gradcam (default: mean)",
+    )
+    what.add_argument(
+        "--layer", help="normalisation layer for token_gradcam and hirescam (see `inspect`)"
+    )
+
+    add_volume_arguments(parser)
+
+    how = parser.add_argument_group("how it is computed and shown")
+    how.add_argument("--batch-size", type=_positive, metavar="N", help="volumes per pass")
+    how.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
+    how.add_argument(
+        "--display-percentile",
+        type=float,
+        metavar="P",
+        help="show only values beyond this percentile of |map| (figure and page only)",
+    )
+    how.add_argument(
+        "--display-rectify", action="store_true", help="show positive values only (display only)"
+    )
+    how.add_argument(
+        "--display-min-max", action="store_true", help="show scaled to 0..1 (display only)"
+    )
+
+
+def add_volume_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how images are read and volumes are chosen; other commands share this."""
+    which = parser.add_argument_group("which volumes, and what they are called")
+    which.add_argument("--volumes", metavar="A:B:STEP", help="time points, such as 0:100:2 or 3,5")
+    which.add_argument("--events", nargs="+", metavar="TSV", help="BIDS events, one file per run")
+    which.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME=TYPES",
+        help="classes of event types: stim=face,scene rest=BASELINE",
+    )
+    which.add_argument(
+        "--delay", type=float, default=5.0, metavar="S", help="haemodynamic delay in s (default 5)"
+    )
+    which.add_argument("--labels", metavar="TSV", help="one label per participant or file")
+
+    read = parser.add_argument_group("how the images are read")
+    read.add_argument("--mask", metavar="NII", help="brain mask, where the preparation uses one")
+    read.add_argument("--confounds", nargs="+", metavar="TSV", help="confounds, one file per run")
+    read.add_argument("--reference", metavar="NII", help="image that gives arrays their affine")
+    read.add_argument(
+        "--assume-orientation",
+        choices=["RAS", "LAS"],
+        help="for images that do not say which side is left",
+    )
+    read.add_argument("--space", help="space of the images, where neither name nor sidecar tell")
+    read.add_argument("--t-r", type=float, metavar="S", help="repetition time in s, if unknown")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Explain the images and print the paths of what was written."""
+    from g3dvit.outputs import check_output, output_folder, write_run
+    from g3dvit.run import explain_run
+    from g3dvit.run_inputs import inputs_from_arguments
+
+    output = Path(arguments.output)
+    check_output(output, overwrite=arguments.overwrite)
+    result = explain_run(
+        inputs_from_arguments(arguments),
+        arguments.model,
+        methods=arguments.method,
+        target=arguments.target,
+        mean_target=arguments.mean_target,
+        score=arguments.score,
+        weighting=arguments.weighting,
+        target_layer=arguments.layer,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        show_progress=True,
+    )
+    with output_folder(output, overwrite=arguments.overwrite) as folder:
+        write_run(result, folder)
+    print_summary(result, output)
+    return 0
+
+
+def print_summary(result: object, output: Path) -> None:
+    """Print what the checks said and which file to open first."""
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"takes a positive number, was given {text}")
+    return value
