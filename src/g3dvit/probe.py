@@ -1,0 +1,161 @@
+"""Find out by probing how a model divides its input into tokens, and which layers can be used.
+
+Everything is measured by running the model; no class name, no shape arithmetic on the number of
+tokens, no position that is taken for granted. `g3dvit.probe_tokens` traces input blocks to
+tokens, `g3dvit.probe_layers` judges layers and pooling; this module puts them together. The model
+is a guest: it is left as it was, also after an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from g3dvit.capture import guest
+from g3dvit.errors import G3DError, GeometryError
+from g3dvit.geometry import Geometry
+from g3dvit.probe_layers import Pass, bounded_note, find_pooling, layers_from, record_pass
+from g3dvit.probe_tokens import Textures, TokenMap, find_tokens
+
+#: Up to this many multiplications a pass (parameters times tokens), more random inputs are tried.
+_CHEAP = 2e9
+_INPUTS = 3
+
+
+def probe_geometry(
+    model: nn.Module, input_shape: Sequence[int] | None = None, *, seed: int = 0
+) -> Geometry:
+    """Find patch grid, tokens, normalisation layers and pooling of a model.
+
+    Parameters
+    ----------
+    model
+        Any module whose tokens are patches of a volume; may be in training mode, frozen, in
+        bf16, compiled, or inside ``DataParallel``.
+    input_shape
+        Shape of one input without the batch: (channels, i, j, k) or (i, j, k). May be left out
+        where ``model.description`` gives it.
+    seed
+        Of the random textures that are shown to the model.
+
+    Returns
+    -------
+    Geometry
+        Prints as a table.
+
+    Raises
+    ------
+    GeometryError
+        If the model cannot be run on such an input, or has no grid of equal patches.
+    """
+    shape = _input_shape(model, input_shape)
+    notes: list[str] = []
+    with guest(model) as network:
+        textures = Textures(network, shape, seed)
+        first = _first_pass(network, textures, seed)
+        tokens = find_tokens(network, textures, shape, {norm.num_tokens for norm in first.norms})
+        call: Callable[[Tensor], Any] = network
+        passes = [first]
+        if not first.has_gradient:
+            call = _without_zeros(network, seed)
+            passes = [record_pass(network, textures.another(), seed=seed, call=call)]
+            notes.append(
+                "no gradient of the class values reaches any layer, because some weights are all "
+                "zero (an untrained head?); the layers were judged with small random numbers there"
+                if passes[0].has_gradient
+                else "no gradient of the class values reaches any layer, whatever the weights are"
+            )
+        if sum(p.numel() for p in network.parameters()) * tokens.num_tokens <= _CHEAP:
+            passes += [
+                record_pass(network, textures.another(), seed=seed + n, call=call)
+                for n in range(1, _INPUTS)
+            ]
+    layers = layers_from(passes, tokens)
+    default = next((layer.name for layer in reversed(layers) if layer.status == "alive"), "")
+    notes += _notes(passes, tokens, default, num_layers=len(layers))
+    return Geometry(
+        input_shape=shape,
+        spatial_axes=tokens.spatial_axes,
+        channels=tokens.channels,
+        grid_shape=tokens.grid_shape,
+        patch_size=tokens.patch_size,
+        num_prefix_tokens=tokens.num_prefix_tokens,
+        num_suffix_tokens=tokens.num_suffix_tokens,
+        token_order=tokens.token_order,
+        pooling=find_pooling(passes, tokens),
+        num_outputs=first.num_outputs,
+        layers=layers,
+        default_layer=default,
+        notes=tuple(notes),
+    )
+
+
+def _input_shape(model: nn.Module, given: Sequence[int] | None) -> tuple[int, ...]:
+    if given is None:
+        given = getattr(getattr(model, "description", None), "input_shape", None)
+    if given is None:
+        raise GeometryError(
+            "the shape of the model's input is not known; give `input_shape`, what `model(x)` "
+            "takes without the batch, such as (1, 90, 90, 90), or `input_shape:` in the "
+            "description"
+        )
+    shape = tuple(int(size) for size in given)
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise GeometryError(
+            f"`input_shape` is what `model(x)` takes without the batch, (channels, i, j, k) or "
+            f"(i, j, k); was given {shape}"
+        )
+    return shape
+
+
+def _first_pass(network: nn.Module, textures: Textures, seed: int) -> Pass:
+    x = textures.another()
+    try:
+        return record_pass(network, x, seed=seed)
+    except G3DError:
+        raise
+    except Exception as error:
+        raise GeometryError(
+            f"the model cannot be run on one input of shape {tuple(x.shape)} ({x.dtype}): "
+            f"{type(error).__name__}: {error}. Check `input_shape` (what `model(x)` takes without "
+            "the batch); models that need more than one argument take a small wrapper"
+        ) from error
+
+
+def _without_zeros(network: nn.Module, seed: int) -> Callable[[Tensor], Any]:
+    """Return a call of the model in which parameters that are all zero are small random numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    filled = {
+        name: (0.02 * torch.randn(p.shape, generator=generator)).to(p)
+        for name, p in network.named_parameters()
+        if p.is_floating_point() and not bool(p.any())
+    }
+    return lambda x: functional_call(network, filled, (x,))
+
+
+def _notes(passes: Sequence[Pass], tokens: TokenMap, default: str, *, num_layers: int) -> list[str]:
+    notes = []
+    bounded = bounded_note(passes)
+    if bounded is not None:
+        notes.append(bounded)
+    if tokens.overlapping:
+        notes.append(
+            "patches overlap: each place is shown at the patch that it moves most, so that the "
+            "borders between patches are not sharp"
+        )
+    others = len(passes[0].norms) - num_layers
+    if others:
+        notes.append(
+            f"{others} more normalisations see tensors with another number of tokens (inside the "
+            "patch embedding, before class token and registers join); they are not listed"
+        )
+    if not default:
+        notes.append(
+            "no normalisation layer has patch gradients that differ between patches, so there is "
+            "none that token Grad-CAM could use"
+        )
+    return notes

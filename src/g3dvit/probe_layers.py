@@ -1,0 +1,271 @@
+"""Which normalisations see tokens, what the class value's gradient carries there, and pooling.
+
+One forward pass with a graph and one backward pass. The explained value is a random mixture of
+the outputs, so that no symmetry between classes cancels.
+
+A layer's gradient is *dead* where it does not reach the patch tokens (after the last attention of
+a model that reads only its class token), *uniform* where it is the same for all of them (after
+the last mixing of a model that averages its tokens), otherwise *alive*.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from g3dvit.capture import first_output
+from g3dvit.capture.tokens import Event, watch_tensors
+from g3dvit.errors import GeometryError
+from g3dvit.geometry import GradientStatus, NormLayer
+from g3dvit.probe_tokens import TokenMap, token_layout
+
+#: Below this share of the largest token gradient, patch gradients count as zero.
+DEAD = 1e-6
+#: Below this relative spread, patch gradients count as all equal.
+UNIFORM = 1e-4
+
+Pooling = Literal["class token", "mean of patches", "mean of all tokens", "other"]
+
+_BOUNDING = {
+    "tanh": "tanh: its scores lie between -1 and 1",
+    "sigmoid": "a sigmoid: its scores lie between 0 and 1",
+    "softmax": "a softmax: its scores are probabilities, not logits",
+    "log_softmax": "log-softmax: its scores are log-probabilities, not logits",
+}
+
+
+@dataclass(slots=True)
+class _Norm:
+    name: str
+    owner: str
+    kind: str
+    run: int
+    is_module: bool
+    token_axis: int
+    num_tokens: int
+    gradient: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Pass:
+    """What one forward and one backward pass showed.
+
+    Parameters
+    ----------
+    norms
+        Every normalisation with an output of the form of tokens, in the order of execution.
+    last_gradients
+        Per (token axis, token count): index of the last stage of that form that the gradient
+        reaches, and the gradient there, (tokens, features).
+    num_outputs
+        Number of class values.
+    ending
+        Name of the function that made the output, where one did.
+    has_gradient
+        False where no gradient reached any stage.
+    """
+
+    norms: list[_Norm] = field(default_factory=list)
+    last_gradients: dict[tuple[int, int], tuple[int, Tensor]] = field(default_factory=dict)
+    num_outputs: int = 0
+    ending: str = ""
+    has_gradient: bool = False
+
+
+def record_pass(
+    model: nn.Module, x: Tensor, *, seed: int, call: Callable[[Tensor], Any] | None = None
+) -> Pass:
+    """Run the model on one input, forward and backward.
+
+    Parameters
+    ----------
+    model
+        The module to call, inside `g3dvit.capture.guest`.
+    x : (1, ...)
+        One input.
+    seed
+        Of the mixture of outputs.
+    call
+        How to run the model; calls it if None.
+
+    Raises
+    ------
+    GeometryError
+        If the model computes its output outside autograd.
+    """
+    result = Pass()
+    runs: Counter[str] = Counter()
+    made_by: dict[int, str] = {}
+    leaves = [x.detach().clone().requires_grad_()]
+
+    def see(event: Event) -> Tensor | None:
+        tensor = event.tensor
+        if not event.is_module and tensor.dim() <= 2:
+            made_by[id(tensor)] = event.kind
+        if event.is_module and event.norm is not None:
+            # What was called inside it as a function is this module, not a layer of its own.
+            result.norms[:] = [n for n in result.norms if n.is_module or n.owner != event.owner]
+            runs[event.norm] += 1
+        layout = token_layout(tensor.shape)
+        if layout is None or not tensor.is_floating_point():
+            return None
+        replacement = None
+        if event.norm is not None:
+            norm = _Norm(event.norm, event.owner, event.kind, event.run, event.is_module, *layout)
+            result.norms.append(norm)
+            if not tensor.requires_grad:
+                # A frozen part before this layer that ran without a graph: begin it here.
+                leaves.append(tensor.detach().requires_grad_())
+                replacement = tensor = leaves[-1].clone()
+            tensor.register_hook(_keep_gradient(norm))
+        if tensor.requires_grad:
+            tensor.register_hook(_keep_last(result, event.index, layout))
+        return replacement
+
+    with torch.enable_grad():
+        with watch_tensors(model, see):
+            raw = (call or model)(leaves[0].clone())
+        scores = first_output(raw)
+        result.ending = made_by.get(id(_same_object(raw, scores)), "")
+        result.num_outputs = int(scores.shape[1])
+        if not scores.requires_grad:
+            raise GeometryError(
+                "the model's output is not connected to its tokens by autograd (it runs under "
+                "no_grad, or detaches its output); a gradient is needed for every map"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        mixture = torch.randn(scores.shape, generator=generator).to(scores)
+        torch.autograd.grad((scores * mixture).sum(), leaves, allow_unused=True)
+    for norm in result.norms:
+        if norm.is_module and runs[norm.name] > 1:
+            norm.name = f"{norm.name}#{norm.run}"
+    return result
+
+
+def _same_object(raw: object, scores: Tensor) -> object:
+    return raw if isinstance(raw, Tensor) else scores
+
+
+def _keep_gradient(norm: _Norm) -> Callable[[Tensor], None]:
+    def hook(gradient: Tensor) -> None:
+        tokens = gradient.detach().movedim(norm.token_axis, 0).flatten(1).float().cpu()
+        norm.gradient = tokens if norm.gradient is None else norm.gradient + tokens
+
+    return hook
+
+
+def _keep_last(result: Pass, index: int, layout: tuple[int, int]) -> Callable[[Tensor], None]:
+    def hook(gradient: Tensor) -> None:
+        known = result.last_gradients.get(layout)
+        if known is not None and known[0] > index:
+            return
+        tokens = gradient.detach().movedim(layout[0], 0).flatten(1).float().cpu()
+        if float(tokens.abs().max()) > 0:
+            result.last_gradients[layout] = (index, tokens)
+            result.has_gradient = True
+
+    return hook
+
+
+def layers_from(passes: Sequence[Pass], tokens: TokenMap) -> tuple[NormLayer, ...]:
+    """Judge every normalisation that sees the tokens.
+
+    Parameters
+    ----------
+    passes
+        Passes over different inputs; the clearest of them counts.
+    tokens
+        Where the patches are.
+    """
+    layers = []
+    for norms in zip(*(p.norms for p in passes), strict=True):
+        norm = norms[0]
+        if norm.num_tokens != tokens.num_tokens:
+            continue
+        start = tokens.num_prefix_tokens
+        judged = [judge(n.gradient, start, tokens.num_patches) for n in norms]
+        share = max(s for s, _ in judged)
+        spread = max(s for _, s in judged)
+        layers.append(
+            NormLayer(
+                name=norm.name,
+                kind=norm.kind,
+                order=len(layers),
+                status=_status(share, spread),
+                gradient_share=share,
+                gradient_spread=spread,
+                token_axis=norm.token_axis,
+            )
+        )
+    return tuple(layers)
+
+
+def judge(gradient: Tensor | None, start: int, num_patches: int) -> tuple[float, float]:
+    """Return the patches' share of a gradient, and its spread over them.
+
+    Parameters
+    ----------
+    gradient : (tokens, features)
+        Gradient at one layer; None where none arrived.
+    start, num_patches
+        Where the patch tokens are.
+    """
+    if gradient is None or not torch.isfinite(gradient).all():
+        return 0.0, 0.0
+    gradient = gradient.double()
+    largest = float(gradient.norm(dim=1).max())
+    patches = gradient[start : start + num_patches]
+    size = float(patches.norm())
+    if largest == 0 or size == 0:
+        return 0.0, 0.0
+    share = float(patches.norm(dim=1).max()) / largest
+    return share, float((patches - patches.mean(0)).norm()) / size
+
+
+def _status(share: float, spread: float) -> GradientStatus:
+    if share < DEAD:
+        return "dead"
+    return "uniform" if spread < UNIFORM else "alive"
+
+
+def find_pooling(passes: Sequence[Pass], tokens: TokenMap) -> Pooling:
+    """Tell how tokens reach the head, by the gradient where they are last together."""
+    answers = {_pooling_of(p, tokens) for p in passes if p.has_gradient}
+    return answers.pop() if len(answers) == 1 else "other"
+
+
+def _pooling_of(one: Pass, tokens: TokenMap) -> Pooling:
+    stages = [kept for (_, n), kept in one.last_gradients.items() if n == tokens.num_tokens]
+    if not stages:
+        return "other"
+    gradient = max(stages, key=lambda kept: kept[0])[1]
+    sizes = gradient.norm(dim=1)
+    reached = sizes > DEAD * sizes.max()
+    is_patch = torch.zeros(tokens.num_tokens, dtype=torch.bool)
+    is_patch[tokens.num_prefix_tokens :][: tokens.num_patches] = True
+    if int(reached.sum()) == 1:
+        return "other" if bool(is_patch[reached].any()) else "class token"
+    _, spread = judge(gradient, tokens.num_prefix_tokens, tokens.num_patches)
+    if not bool(reached[is_patch].all()) or spread >= UNIFORM:
+        return "other"
+    others = gradient[~is_patch]
+    if len(others) == 0 or not bool(reached[~is_patch].any()):
+        return "mean of patches"
+    apart = (others - gradient[is_patch].mean(0)).norm(dim=1)
+    return "mean of all tokens" if float(apart.max()) < UNIFORM * float(sizes.max()) else "other"
+
+
+def bounded_note(passes: Sequence[Pass]) -> str | None:
+    """Return a sentence where the model's last step bounds its scores."""
+    ending = _BOUNDING.get(passes[0].ending)
+    if ending is None:
+        return None
+    return (
+        f"bounded score: the model ends in {ending}, and its gradients fade where they "
+        "saturate; explain the values before that step if you can"
+    )
