@@ -1,8 +1,8 @@
 """Where simulated activation lies: real anatomy and real motor clusters from nilearn's wheel.
 
 Terms: a *condition* is one of ``"left"`` and ``"right"`` (the hand that moves) or ``"visual"``
-(what both classes share); its *weights* say how strongly every voxel takes part, from 0 to 1;
-its *truth* is where the weights are not zero. Nothing here is downloaded.
+(what both classes share); its *weights* say how strongly every voxel takes part, 1 on average
+over the cluster; its *truth* is where the weights are not zero. Nothing here is downloaded.
 
 The motor map is the t map of left hand against right hand that comes with nilearn (NeuroVault
 image 10426). Its positive part lies in the RIGHT motor cortex, opposite to the left hand. Its
@@ -42,7 +42,7 @@ class Anatomy:
     brain : (i, j, k)
         Brain mask.
     weights
-        Condition to (i, j, k) float32 weights in 0 to 1.
+        Condition to (i, j, k) float32 weights, 0 outside the cluster and 1 on average inside.
     """
 
     grid: ImageGrid
@@ -149,7 +149,7 @@ def _trim(
     peak_mm: tuple[float, ...],
     cluster_ml: float,
 ) -> NDArray[np.float32]:
-    """Keep the strongest voxels connected to a peak, `cluster_ml` of them; 0.5 at the edge, 1 top.
+    """Keep the `cluster_ml` strongest voxels around a peak; the top twice as strong as the edge.
 
     The threshold is lowered until the cluster at the peak is large enough; the cluster's own
     strongest voxels are then kept, so that the size is exact to one voxel.
@@ -170,7 +170,7 @@ def _trim(
     kept = np.sort(values[inside])[-wanted:]
     inside &= values >= kept[0]
     scaled = 0.5 + 0.5 * (values - kept[0]) / max(float(kept[-1] - kept[0]), 1e-6)
-    return np.where(inside, scaled, 0).astype(np.float32)
+    return _mean_one(np.where(inside, scaled, 0))
 
 
 def _visual(
@@ -182,4 +182,11 @@ def _visual(
     for centre in VISUAL_CENTRES_MM:
         distance = np.linalg.norm(xyz - np.asarray(centre), axis=-1)
         weights = np.maximum(weights, 1.0 - 0.5 * distance / VISUAL_RADIUS_MM)
-    return np.where(brain & (grey > 0.3) & (weights > 0.5), weights, 0).astype(np.float32)
+    return _mean_one(np.where(brain & (grey > 0.3) & (weights > 0.5), weights, 0))
+
+
+def _mean_one(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale weights so that they are 1 on average where they are not zero."""
+    inside = weights > 0
+    scale = float(weights[inside].mean()) if inside.any() else 1.0
+    return np.asarray(weights / scale, dtype=np.float32)

@@ -34,8 +34,8 @@ class NoiseModel:
         Spatial smoothness of the neural part, full width at half maximum in mm.
     """
 
-    thermal: float = 0.45
-    neural: float = 0.35
+    thermal: float = 0.50
+    neural: float = 0.30
     drift: float = 0.08
     physiological: float = 0.06
     motion: float = 0.06
@@ -154,12 +154,11 @@ def _slow_parts(
             maps.append(patchy.to_voxels(patchy.innovation(rng))[brain])
             traces.append(_unit(np.sin(phase + quarter)) * sd["physiological"] / 2)
 
-    edges = np.gradient(anatomy.intensity)
-    for edge in edges:  # a displacement d changes the image by about d times its gradient
+    for axis in range(3):  # a displacement d changes the image by about d times its gradient
         steps = rng.normal(0, 1, n_time_points)
         steps[rng.random(n_time_points) < 0.03] *= 6
         trace = 0.3 * np.cumsum(steps) + steps
-        values = edge[brain]
+        values = np.asarray(np.gradient(anatomy.intensity, axis=axis))[brain]
         maps.append(np.clip(values / (values.std() + 1e-6), -3, 3).astype(np.float32))
         traces.append(_unit(trace) * sd["motion"] / np.sqrt(3))
     return np.stack(maps), np.stack(traces, axis=1).astype(np.float32)

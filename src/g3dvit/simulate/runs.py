@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from g3dvit.errors import InputError, OutputError
-from g3dvit.grids import ImageGrid
 from g3dvit.simulate.anatomy import HANDS, Anatomy, world_coordinates
 from g3dvit.simulate.noise import NoiseModel, SmoothField, bold_noise
 
@@ -45,7 +44,7 @@ class RunDesign:
     t_r, start_time
         Repetition time and the time within it that a volume stands for, in s.
     contrast_to_noise
-        Plateau of the strongest voxel's response over the noise's standard deviation.
+        Plateau of the response, averaged over a cluster, over the noise's standard deviation.
     amplitude_sd
         Standard deviation of a block's amplitude around its mean of 1.
     shift_sd_mm
@@ -55,9 +54,9 @@ class RunDesign:
         What the noise is made of.
     """
 
-    blocks_per_hand: int = 4
-    block_s: float = 12.0
-    rest_s: float = 6.0
+    blocks_per_hand: int = 3
+    block_s: float = 16.0
+    rest_s: float = 8.0
     first_rest_s: float = 10.0
     t_r: float = 2.0
     start_time: float = 1.0
@@ -168,14 +167,13 @@ def responses(events: Sequence[Event], design: RunDesign) -> dict[str, NDArray[n
     Returns
     -------
     dict
-        Condition to (time points,); a block of amplitude 1 that lasts 12 s peaks at about 1.
+        Condition to (time points,); a long block of amplitude 1 has a plateau of 1.
     """
     from nilearn.glm.first_level import glover_hrf
 
     steps = 20  # of a repetition time
     fine = design.t_r / steps
     hrf = np.asarray(glover_hrf(design.t_r, oversampling=steps, time_length=32.0))
-    plateau = np.convolve(np.ones(round(12.0 / fine)), hrf).max()
     samples = np.round((np.arange(design.n_time_points) * design.t_r + design.start_time) / fine)
     courses = {}
     for condition in (*HANDS, "visual"):
@@ -184,7 +182,7 @@ def responses(events: Sequence[Event], design: RunDesign) -> dict[str, NDArray[n
             first = round(event.onset_s / fine)
             last = round((event.onset_s + event.duration_s) / fine)
             boxes[first:last] = event.amplitudes.get(condition, 0.0)
-        courses[condition] = (np.convolve(boxes, hrf) / plateau)[samples.astype(int)]
+        courses[condition] = (np.convolve(boxes, hrf) / hrf.sum())[samples.astype(int)]
     return courses
 
 
