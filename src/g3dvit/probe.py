@@ -19,7 +19,7 @@ from g3dvit.capture import guest
 from g3dvit.errors import G3DError, GeometryError
 from g3dvit.geometry import Geometry
 from g3dvit.probe_layers import Pass, bounded_note, find_pooling, layers_from, record_pass
-from g3dvit.probe_tokens import Textures, TokenMap, find_tokens
+from g3dvit.probe_tokens import Sketches, Textures, TokenMap, find_tokens
 
 #: Up to this many multiplications a pass (parameters times tokens), more random inputs are tried.
 _CHEAP = 2e9
@@ -56,8 +56,10 @@ def probe_geometry(
     notes: list[str] = []
     with guest(model) as network:
         textures = Textures(network, shape, seed)
-        first = _first_pass(network, textures, seed)
-        tokens = find_tokens(network, textures, shape, {norm.num_tokens for norm in first.norms})
+        sketches = Sketches()
+        first = _first_pass(network, textures, sketches, seed)
+        seen = {norm.num_tokens for norm in first.norms}
+        tokens = find_tokens(network, textures, shape, norm_tokens=seen, before=sketches)
         call: Callable[[Tensor], Any] = network
         passes = [first]
         if not first.has_gradient:
@@ -112,10 +114,10 @@ def _input_shape(model: nn.Module, given: Sequence[int] | None) -> tuple[int, ..
     return shape
 
 
-def _first_pass(network: nn.Module, textures: Textures, seed: int) -> Pass:
-    x = textures.another()
+def _first_pass(network: nn.Module, textures: Textures, also: Sketches, seed: int) -> Pass:
+    x = textures.input(textures.base)
     try:
-        return record_pass(network, x, seed=seed)
+        return record_pass(network, x, seed=seed, also=also)
     except G3DError:
         raise
     except Exception as error:

@@ -78,7 +78,12 @@ class Pass:
 
 
 def record_pass(
-    model: nn.Module, x: Tensor, *, seed: int, call: Callable[[Tensor], Any] | None = None
+    model: nn.Module,
+    x: Tensor,
+    *,
+    seed: int,
+    call: Callable[[Tensor], Any] | None = None,
+    also: Callable[[Event], None] | None = None,
 ) -> Pass:
     """Run the model on one input, forward and backward.
 
@@ -92,6 +97,8 @@ def record_pass(
         Of the mixture of outputs.
     call
         How to run the model; calls it if None.
+    also
+        Is shown every event too.
 
     Raises
     ------
@@ -105,6 +112,8 @@ def record_pass(
 
     def see(event: Event) -> Tensor | None:
         tensor = event.tensor
+        if also is not None:
+            also(event)
         if not event.is_module and tensor.dim() <= 2:
             made_by[id(tensor)] = event.kind
         if event.is_module and event.norm is not None:
@@ -122,14 +131,17 @@ def record_pass(
                 # A frozen part before this layer that ran without a graph: begin it here.
                 leaves.append(tensor.detach().requires_grad_())
                 replacement = tensor = leaves[-1].clone()
-            tensor.register_hook(_keep_gradient(norm))
+            tensor.register_hook(_keep_gradient(norm))  # type: ignore[no-untyped-call]
         if tensor.requires_grad:
-            tensor.register_hook(_keep_last(result, event.index, layout))
+            tensor.register_hook(  # type: ignore[no-untyped-call]
+                _keep_last(result, event.index, layout)
+            )
         return replacement
 
     with torch.enable_grad():
+        given = leaves[0].clone()  # models add to their input in place; a leaf forbids that
         with watch_tensors(model, see):
-            raw = (call or model)(leaves[0].clone())
+            raw = (call or model)(given)
         scores = first_output(raw)
         result.ending = made_by.get(id(_same_object(raw, scores)), "")
         result.num_outputs = int(scores.shape[1])
@@ -182,7 +194,7 @@ def layers_from(passes: Sequence[Pass], tokens: TokenMap) -> tuple[NormLayer, ..
     tokens
         Where the patches are.
     """
-    layers = []
+    layers: list[NormLayer] = []
     for norms in zip(*(p.norms for p in passes), strict=True):
         norm = norms[0]
         if norm.num_tokens != tokens.num_tokens:
@@ -217,7 +229,7 @@ def judge(gradient: Tensor | None, start: int, num_patches: int) -> tuple[float,
     """
     if gradient is None or not torch.isfinite(gradient).all():
         return 0.0, 0.0
-    gradient = gradient.double()
+    gradient = gradient / gradient.abs().max().clamp_min(1e-30)
     largest = float(gradient.norm(dim=1).max())
     patches = gradient[start : start + num_patches]
     size = float(patches.norm())

@@ -18,7 +18,7 @@ Nothing is known here about classes of layers, and the number of tokens is never
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,14 +98,13 @@ class Textures:
         values[planes] = self._other.movedim(axis + 1, 0)[planes]
         return self.input(values.movedim(0, axis + 1))
 
-    def one_voxel(self, spatial_axes: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return two inputs that differ in the middle voxel only, in all channels."""
-        index: list[slice | int] = [slice(None)] * len(self._shape)
-        for axis in spatial_axes:
-            index[axis + 1] = self._shape[axis + 1] // 2
-        low, high = self.base.clone(), self.base.clone()
-        low[tuple(index)], high[tuple(index)] = -2.0, 2.0
-        return self.input(low), self.input(high)
+    def with_other_middle(self, spatial_axes: Sequence[int]) -> Tensor:
+        """Return the base input with another value in its middle voxel, in all channels."""
+        sizes = enumerate(self._shape[1:])
+        middle = (0, *(n // 2 if a in spatial_axes else slice(None) for a, n in sizes))
+        values = self.base.clone()
+        values[middle] = torch.where(values[middle] < 0, 2.0, -2.0)
+        return self.input(values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +114,26 @@ class _Stage:
     num_tokens: int
 
 
+class Sketches:
+    """What each stage of one pass held, in short; call it with every event of that pass."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, Tensor] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Remember a stage; other tensors pass by."""
+        layout = token_layout(event.tensor.shape)
+        if layout is not None and event.tensor.is_floating_point():
+            self.of[event.index] = _sketch(event.tensor, layout[0])
+
+
 def find_tokens(
-    model: nn.Module, textures: Textures, input_shape: Sequence[int], norm_tokens: set[int]
+    model: nn.Module,
+    textures: Textures,
+    input_shape: Sequence[int],
+    *,
+    norm_tokens: set[int],
+    before: Sketches,
 ) -> TokenMap:
     """Trace every block of the input to its token.
 
@@ -131,6 +148,8 @@ def find_tokens(
     norm_tokens
         Token counts that the model's normalisations see; tells the tokens of the transformer
         from other tensors of the same form.
+    before
+        The stages of a pass over `textures.base`.
 
     Raises
     ------
@@ -144,7 +163,9 @@ def find_tokens(
     for channel_axis in channel_axes:
         spatial = tuple(a for a in range(len(input_shape)) if a != channel_axis)
         try:
-            stage = _last_unmixed_stage(model, textures, spatial, norm_tokens)
+            stage = _last_unmixed_stage(
+                model, textures.with_other_middle(spatial), before.of, norm_tokens
+            )
             tracer = _Tracer(model, textures, stage)
             if channel_axis is not None and not tracer.all_move_with_plane(channel_axis):
                 raise GeometryError(
@@ -155,40 +176,36 @@ def find_tokens(
             return _trace(tracer, input_shape, spatial, channel_axis)
         except GeometryError as error:
             problem = problem or error
-    assert problem is not None
-    raise problem
+    raise problem or GeometryError(f"no channel axis in {tuple(input_shape)}")
 
 
 def _last_unmixed_stage(
-    model: nn.Module, textures: Textures, spatial: Sequence[int], norm_tokens: set[int]
+    model: nn.Module, x: Tensor, sketches: Mapping[int, Tensor], norm_tokens: set[int]
 ) -> _Stage:
     """Return the first of the last unmixed stages that have the transformer's token count."""
-    low, high = textures.one_voxel(spatial)
-    sketches: dict[int, Tensor] = {}
     ratios: list[tuple[_Stage, float]] = []
-
-    def remember(event: Event) -> None:
-        layout = token_layout(event.tensor.shape)
-        if layout is not None and event.tensor.is_floating_point():
-            sketches[event.index] = _sketch(event.tensor, layout[0])
 
     def compare(event: Event) -> None:
         layout = token_layout(event.tensor.shape)
-        before = sketches.pop(event.index, None)
+        before = sketches.get(event.index)
         if layout is None or before is None:
             return
         after = _sketch(event.tensor, layout[0])
         if after.shape != before.shape:
             return
         moved = (after - before).norm(dim=1)
-        if float(moved.max()) > 0:
-            stage = _Stage(event.index, *layout)
-            ratios.append((stage, _others(moved)))
+        if float(moved.max()) == 0:
+            return
+        stage, ratio = _Stage(event.index, *layout), _others(moved)
+        ratios.append((stage, ratio))
+        if ratio > 0.01 and any(
+            r < UNMIXED and s.num_tokens == stage.num_tokens and s.num_tokens in norm_tokens
+            for s, r in ratios
+        ):
+            raise StopForward  # the tokens have met; nothing behind this is of use
 
-    with torch.no_grad():
-        for x, see in ((low, remember), (high, compare)):
-            with watch_tensors(model, see):
-                model(x)
+    with torch.no_grad(), watch_tensors(model, compare, norms=False):
+        model(x)
     if not ratios:
         raise GeometryError(
             "no tensor inside this model has the shape of tokens, (batch, tokens, features), and "
@@ -211,11 +228,10 @@ def _last_unmixed_stage(
 
 
 def _sketch(tensor: Tensor, token_axis: int) -> Tensor:
-    """Project each token on a few random directions: (tokens, 8); equal tokens stay equal."""
-    tokens = tensor.detach().movedim(token_axis, 0).flatten(1).float()
-    generator = torch.Generator().manual_seed(tokens.shape[1])
-    directions = torch.randn((tokens.shape[1], 8), generator=generator)
-    return (tokens @ directions.to(tokens.device)).cpu()
+    """Return enough of each token to see whether it moved: (tokens, at most 128 features)."""
+    tokens = tensor.detach().movedim(token_axis, 0).flatten(1)
+    step = -(-tokens.shape[1] // 128)
+    return tokens[:, ::step].float().cpu().clone()
 
 
 def _others(moved: Tensor) -> float:
@@ -233,7 +249,7 @@ class _Tracer:
 
     def __init__(self, model: nn.Module, textures: Textures, stage: _Stage) -> None:
         self._model = model
-        self.textures = textures
+        self._textures = textures
         self._stage = stage
         self._before = self._tokens(textures.input(textures.base))
         self._full = torch.ones(stage.num_tokens)
@@ -251,14 +267,15 @@ class _Tracer:
                 kept.append(tokens.flatten(1).float().clone())
                 raise StopForward
 
-        with torch.no_grad(), watch_tensors(self._model, see):
+        with torch.no_grad(), watch_tensors(self._model, see, norms=False):
             self._model(x)
         return kept[0]
 
     def moved(self, axis: int, planes: Sequence[int] | slice) -> Tensor:
         """Return how far each token moved, relative to its movement when all is replaced."""
-        after = self._tokens(self.textures.replaced(axis, planes))
-        return (after - self._before).norm(dim=1).cpu() / self._full
+        after = self._tokens(self._textures.replaced(axis, planes))
+        distance: Tensor = (after - self._before).norm(dim=1).cpu() / self._full
+        return distance
 
     def all_move_with_plane(self, axis: int) -> bool:
         """Tell whether the first plane of an axis feeds every token that anything feeds."""

@@ -19,7 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -32,6 +34,9 @@ NORM_FUNCTIONS = frozenset({"layer_norm", "native_layer_norm", "rms_norm", "norm
 
 class StopForward(BaseException):
     """Ends a forward pass early; not an `Exception`, so that no model swallows it."""
+
+
+_TRIED_TOKENS = 24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +74,7 @@ See = Callable[[Event], Tensor | None]
 
 
 @contextmanager
-def watch_tensors(model: nn.Module, see: See) -> Iterator[None]:
+def watch_tensors(model: nn.Module, see: See, *, norms: bool = True) -> Iterator[None]:
     """Call `see` with every tensor that the model makes inside the ``with`` block.
 
     Parameters
@@ -79,8 +84,10 @@ def watch_tensors(model: nn.Module, see: See) -> Iterator[None]:
     see
         Gets each `Event`. May return a tensor that takes the place of a normalisation's output,
         and may raise `StopForward`, which ends the block quietly.
+    norms
+        Whether modules are tried for being normalisations, which costs a little.
     """
-    watcher = _Watcher(model, see)
+    watcher = _Watcher(model, see, norms=norms)
     try:
         for name, module in model.named_modules():
             watcher.attach(name, module)
@@ -93,10 +100,11 @@ def watch_tensors(model: nn.Module, see: See) -> Iterator[None]:
 
 
 class _Watcher(TorchFunctionMode):
-    def __init__(self, model: nn.Module, see: See) -> None:
+    def __init__(self, model: nn.Module, see: See, *, norms: bool) -> None:
         super().__init__()
         self._model = model
         self._see = see
+        self._norms = norms
         self._running: list[str] = []
         self._handles: list[Any] = []
         self._index = 0
@@ -148,10 +156,14 @@ class _Watcher(TorchFunctionMode):
     def _is_norm_module(
         self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any
     ) -> bool:
+        if not self._norms:
+            return False
         given = args[0] if args and isinstance(args[0], Tensor) else None
         if given is None or not isinstance(output, Tensor) or output.shape != given.shape:
             return False
-        if given.dim() < 2 or not given.is_floating_point() or any(True for _ in module.children()):
+        if given.dim() < 2 or not given.is_floating_point() or output is given:
+            return False
+        if next(module.children(), None) is not None:
             return False
         if self._last_norm is not None and self._last_norm[0] == name:
             made = self._last_norm[1]
@@ -230,38 +242,37 @@ def is_normalisation(module: nn.Module, like: Tensor) -> bool:
     features = like.shape[-1]
     if features < 2:
         return False
-    generator = torch.Generator().manual_seed(features)
-    shape = (*(1,) * (like.dim() - 2), 24, features)
-    tokens = torch.randn(shape, generator=generator, dtype=torch.float64)
-    scales = torch.logspace(-0.5, 1.0, 24, dtype=torch.float64)[:, None]
-    shifts = torch.randn((24, 1), generator=generator, dtype=torch.float64)
-    tokens = (tokens + shifts) * scales
+    generator = np.random.default_rng(features)
+    scales = np.logspace(-0.5, 1.0, _TRIED_TOKENS)[:, None]
+    shifts = generator.standard_normal((_TRIED_TOKENS, 1))
+    values = (generator.standard_normal((_TRIED_TOKENS, features)) + shifts) * scales
+    # Any number of tokens will do for a normalisation; few cost little.
+    x = torch.from_numpy(values).to(like).reshape(*(1,) * (like.dim() - 2), *values.shape)
     try:
         with torch.no_grad():
-            output = module.forward(tokens.to(like))
+            output = module.forward(x)
     except Exception:  # a module that cannot be called alone is no plain normalisation
         return False
-    if not isinstance(output, Tensor) or output.shape != tokens.shape:
+    if not isinstance(output, Tensor) or output.shape != x.shape:
         return False
-    result = output.double().cpu().reshape(24, features)
-    if not torch.isfinite(result).all() or float(result.std()) == 0:
+    # numpy: these are small sums, for which starting torch's threads costs more than the work
+    result = output.double().cpu().numpy().reshape(values.shape)
+    given = x.double().cpu().numpy().reshape(values.shape)
+    if not np.isfinite(result).all() or result.std() == 0:
         return False
-    given = tokens.to(like).double().cpu().reshape(24, features)
-    centred = given - given.mean(-1, keepdim=True)
     tolerance = 1e-3 if like.dtype in (torch.float32, torch.float64) else 3e-2
+    centred = given - given.mean(-1, keepdims=True)
     return any(
-        _is_affine_per_feature(result, values / values.pow(2).mean(-1, keepdim=True).sqrt())
-        < tolerance
-        for values in (centred, given)
+        _residual_per_feature(result, v / np.sqrt((v**2).mean(-1, keepdims=True))) < tolerance
+        for v in (centred, given)
     )
 
 
-def _is_affine_per_feature(result: Tensor, standardised: Tensor) -> float:
+def _residual_per_feature(result: NDArray[np.float64], standardised: NDArray[np.float64]) -> float:
     """Return the largest relative residual of `result` regressed on `standardised`, per feature."""
     y = result - result.mean(0)
     x = standardised - standardised.mean(0)
-    slope = (x * y).sum(0) / x.pow(2).sum(0).clamp_min(1e-12)
-    residual = (y - slope * x).pow(2).mean(0).sqrt()
+    slope = (x * y).sum(0) / np.maximum((x**2).sum(0), 1e-12)
+    residual = np.sqrt(((y - slope * x) ** 2).mean(0))
     # Relative to all features: a gain of zero makes one feature constant, and that is allowed.
-    scale = y.pow(2).mean().sqrt().clamp_min(1e-30)
-    return float((residual / scale).max())
+    return float((residual / max(np.sqrt((y**2).mean()), 1e-30)).max())
