@@ -10,16 +10,22 @@ Nothing here knows a class of a foreign model library, or does the arithmetic of
 
 from __future__ import annotations
 
+from g3dvit.capture.gates import Constant, FrozenGates, PatchNorm, TokenPoint, frozen_gates
 from g3dvit.capture.guest import clean_input, guest, unwrap
 from g3dvit.capture.layers import LayerRecord, NormCall, norm_calls, watch_layer
 from g3dvit.capture.outputs import as_tokens, first_output, token_axes
 
 __all__ = [
+    "Constant",
+    "FrozenGates",
     "LayerRecord",
     "NormCall",
+    "PatchNorm",
+    "TokenPoint",
     "as_tokens",
     "clean_input",
     "first_output",
+    "frozen_gates",
     "guest",
     "norm_calls",
     "token_axes",

@@ -1,0 +1,220 @@
+"""One forward pass of a model, kept so that several scores can be explained from it.
+
+A *pass* holds the class values and the graph behind them. Each score is a weighted sum of the
+class values (`g3dvit.targets`); asking the pass for another score costs a backward pass only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from g3dvit.capture.frozen_functions import per_volume, wide, wide_dtype
+from g3dvit.capture.gates import Constant, FrozenGates, frozen_gates
+from g3dvit.capture.layers import watch_layer
+from g3dvit.capture.outputs import as_tokens, first_output
+from g3dvit.errors import LayerError
+
+Run = Callable[[Tensor], Any]
+
+
+class LayerPass:
+    """A forward pass whose graph begins at one layer.
+
+    Parameters
+    ----------
+    model
+        The module inside `guest`.
+    x : (batch, ...)
+        Its input.
+    layer
+        Name of the layer, as `watch_layer` takes it.
+    token_counts
+        How many tokens the layer may hold, the likeliest first.
+    run
+        What to call in place of `model`, for instance with other parameters.
+
+    Raises
+    ------
+    LayerError
+        If the layer did not run, or does not hold the tokens.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        layer: str,
+        token_counts: tuple[int, ...],
+        run: Run | None = None,
+    ) -> None:
+        self.batch = int(x.shape[0])
+        with watch_layer(model, layer) as record:
+            self.logits = first_output((run or model)(x))
+        if record.activations is None:
+            raise LayerError(f"layer {layer!r} did not run in the forward pass")
+        self._leaf = record.activations
+        tokens = (as_tokens(self._leaf, self.batch, count) for count in token_counts)
+        found = next((t for t in tokens if t is not None), None)
+        if found is None:
+            raise LayerError(
+                f"layer {layer!r} gives {tuple(self._leaf.shape)} for {self.batch} volumes, in "
+                f"which there is no axis of {' or '.join(map(str, token_counts))} tokens"
+            )
+        self.activations: Float[Tensor, "batch tokens features"] = found.detach()
+
+    def gradients(
+        self, weights: Float[Tensor, "batch outputs"]
+    ) -> Float[Tensor, "batch tokens features"]:
+        """Return the gradient of ``(weights * logits).sum(1)`` with respect to the tokens."""
+        gradient: Tensor | None = None
+        if self.logits.requires_grad:
+            (gradient,) = torch.autograd.grad(
+                self.logits,
+                self._leaf,
+                weights.to(self.logits),
+                retain_graph=True,
+                allow_unused=True,
+            )
+        if gradient is None:
+            return torch.zeros_like(self.activations)
+        tokens = as_tokens(gradient, self.batch, self.activations.shape[1])
+        assert tokens is not None  # the same layout as the activations
+        return tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConstantProducts:
+    """Value times gradient of one constant that was added before or in the first block.
+
+    Parameters
+    ----------
+    products : (batch, tokens)
+        Summed over features; (batch, 1) where the constant has no place on the tokens.
+    num_tokens
+        Number of tokens it was added to; 0 where it has no place.
+    differs_by_token
+        True for a position, False for a bias.
+    before_tokens
+        True where it was added before the tokens enter the first block.
+    """
+
+    products: Tensor = field(repr=False)
+    num_tokens: int
+    differs_by_token: bool
+    before_tokens: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrozenProducts:
+    """Value times gradient of everything that enters additively, with frozen gates.
+
+    Parameters
+    ----------
+    voxels : (batch, ...)
+        For every number of the input.
+    tokens : (batch, tokens) or None
+        For the tokens that enter the first block, summed over features; None where no residual
+        sum of tokens was found.
+    constants
+        The constants that were added before it or in the first block.
+    later : (batch,)
+        All constants after it, summed.
+    """
+
+    voxels: Tensor = field(repr=False)
+    tokens: Float[Tensor, "batch tokens"] | None = field(repr=False)
+    constants: tuple[ConstantProducts, ...]
+    later: Float[Tensor, " batch"]
+
+
+class FrozenPass:
+    """A forward pass with frozen gates.
+
+    Parameters
+    ----------
+    run
+        The model, or what calls it.
+    x : (batch, ...)
+        Its input.
+    token_counts
+        How many tokens the model may have, the likeliest first.
+    """
+
+    def __init__(self, run: Run, x: Tensor, token_counts: tuple[int, ...]) -> None:
+        with frozen_gates(x, token_counts) as gates:
+            self.logits = first_output(run(gates.input))
+        self.gates: FrozenGates = gates
+
+    def products(self, weights: Float[Tensor, "batch outputs"]) -> FrozenProducts:
+        """Return value times gradient for the score ``(weights * logits).sum(1)``."""
+        gates = self.gates
+        edges = [] if gates.tokens is None else [gates.tokens.edge]
+        norms = [norm.leaf for norm in gates.patch_norms]
+        leaves = [constant.leaf for constant in gates.constants]
+        inputs = [gates.leaf, gates.share, *norms, *leaves, *edges]
+        gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
+        if self.logits.requires_grad:
+            gradients = torch.autograd.grad(
+                self.logits,
+                inputs,
+                weights.to(self.logits),
+                retain_graph=True,
+                allow_unused=True,
+            )
+        of_voxels, of_share, *rest = gradients
+        voxels = _product(gates.leaf, of_voxels)
+        for norm, gradient in zip(gates.patch_norms, rest, strict=False):
+            voxels = voxels + self._to_voxels(_product(norm.leaf, gradient), norm.source)
+        rest = rest[len(norms) :]
+        constants = tuple(
+            self._place(constant, gradient)
+            for constant, gradient in zip(gates.constants, rest, strict=False)
+        )
+        later = torch.zeros_like(gates.share) if of_share is None else of_share
+        tokens = None
+        if gates.tokens is not None:
+            product = _product(gates.tokens.value, rest[-1])
+            tokens = self._by_token(product, gates.tokens.num_tokens)
+        return FrozenProducts(voxels, tokens, constants, later.detach())
+
+    def _by_token(self, product: Tensor, count: int) -> Tensor:
+        tokens = as_tokens(product, self.gates.batch, count)
+        assert tokens is not None  # the layout in which the tokens were found
+        return tokens.sum(-1)
+
+    def _place(self, constant: Constant, gradient: Tensor | None) -> ConstantProducts:
+        product = _product(constant.leaf, gradient)
+        if constant.num_tokens:
+            values = self._by_token(product, constant.num_tokens)
+        else:
+            values = per_volume(product, self.gates.batch)[:, None]
+        before = self.gates.tokens is None or constant.order <= self.gates.tokens.order
+        return ConstantProducts(values, constant.num_tokens, constant.differs_by_token, before)
+
+    def _to_voxels(self, relevance: Tensor, source: Tensor) -> Tensor:
+        """Carry relevance on a rearranged input back to the input's own layout."""
+
+        def back(values: Tensor) -> Tensor:
+            (out,) = torch.autograd.grad(source, self.gates.leaf, values, retain_graph=True)
+            return out.to(relevance.dtype)
+
+        scale = back(torch.ones_like(source))
+        total = torch.zeros_like(scale)
+        for _ in range(1 if source.dtype == relevance.dtype else 3):
+            # Half precision carries few digits at a time; what is left goes in the next turn.
+            part = relevance.to(source.dtype)
+            total = total + back(part)
+            relevance = relevance - part.to(relevance.dtype)
+        return total / scale
+
+
+def _product(value: Tensor, gradient: Tensor | None) -> Tensor:
+    if gradient is None:
+        return torch.zeros(value.shape, dtype=wide_dtype(value), device=value.device)
+    return wide(value.detach()) * wide(gradient)

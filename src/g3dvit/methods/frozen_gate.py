@@ -1,0 +1,178 @@
+"""Frozen-gate relevance: shares of the score that add up to it.
+
+With attention, standard deviations and activation ratios held constant at this input, the
+score is exactly a sum over what enters additively. Terms: *content* is what comes from the
+voxels of a patch and the biases of the patch embedding, *position* what the position code adds
+at the patch's token, *prefix* what arrives at class and register tokens, *bias* every constant
+behind the tokens' entry into the first block. Every share is value times its own gradient;
+none is what the others leave over. Completeness is arithmetic: it says that nothing was lost,
+not that the model would do the same without a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class ConstantShare(Protocol):
+    """Value times gradient of one constant that was added near the patch embedding."""
+
+    @property
+    def products(self) -> Tensor:
+        """(batch, tokens), or (batch, 1) where the constant has no place."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens it was added to; 0 where it has no place."""
+
+    @property
+    def differs_by_token(self) -> bool:
+        """True for a position, False for a bias."""
+
+    @property
+    def before_tokens(self) -> bool:
+        """True where it was added before the tokens enter the first block."""
+
+
+class Products(Protocol):
+    """Value times gradient of everything that enters the frozen model additively."""
+
+    @property
+    def voxels(self) -> Tensor:
+        """(batch, ...), for every number of the input."""
+
+    @property
+    def tokens(self) -> Tensor | None:
+        """(batch, tokens), for the tokens that enter the first block."""
+
+    @property
+    def constants(self) -> Sequence[ConstantShare]:
+        """The constants before and in the first block."""
+
+    @property
+    def later(self) -> Tensor:
+        """(batch,), all later constants."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrozenGateMap:
+    """Shares of one score, per volume; patches are in the order of the tokens.
+
+    Parameters
+    ----------
+    relevance : (batch, patches)
+        ``content + position``: everything that enters at a patch's token.
+    content : (batch, patches)
+        From the voxels of the patch, and the biases of the patch embedding.
+    position : (batch, patches)
+        From the position code; it does not depend on the volume.
+    embedding_bias : (batch, patches)
+        The part of the content that comes from biases of the patch embedding.
+    prefix, bias : (batch,)
+        From prefix and suffix tokens, and from all later constants.
+    voxels : (batch, ...)
+        In the layout of the input; with the embedding bias they make up the content.
+    total_from_voxels, total_from_tokens : (batch,)
+        The sum of all shares, counted from the voxels and every constant, and from the tokens.
+    """
+
+    relevance: Float[Tensor, "batch patches"] = field(repr=False)
+    content: Float[Tensor, "batch patches"] = field(repr=False)
+    position: Float[Tensor, "batch patches"] = field(repr=False)
+    embedding_bias: Float[Tensor, "batch patches"] = field(repr=False)
+    prefix: Float[Tensor, " batch"]
+    bias: Float[Tensor, " batch"]
+    voxels: Float[Tensor, "batch ..."] = field(repr=False)
+    total_from_voxels: Float[Tensor, " batch"] = field(repr=False)
+    total_from_tokens: Float[Tensor, " batch"] = field(repr=False)
+
+
+def frozen_gate(
+    products: Products,
+    num_patches: int,
+    num_prefix_tokens: int,
+    voxels_by_patch: Float[Tensor, "batch patches"],
+    offset: Float[Tensor, " batch"],
+) -> FrozenGateMap:
+    """Sort value-times-gradient products into content, position, prefix and bias.
+
+    Parameters
+    ----------
+    products
+        What a pass with frozen gates gave for one score.
+    num_patches, num_prefix_tokens
+        How the tokens are laid out.
+    voxels_by_patch : (batch, patches)
+        The voxels' products summed over each patch, in the order of the tokens; used where the
+        model has no residual sum of tokens, so that only voxels and constants can be told.
+    offset : (batch,)
+        Constant part of the score itself; counted as bias.
+
+    References
+    ----------
+    Ali et al. 2022, https://arxiv.org/abs/2202.07304; positions: Bakish et al. 2025,
+    https://arxiv.org/abs/2506.02138
+    """
+    batch = len(offset)
+    zeros = torch.zeros_like(voxels_by_patch)
+
+    def at_patches(values: Tensor) -> Tensor:
+        start = 0 if values.shape[1] == num_patches else num_prefix_tokens
+        return values[:, start : start + num_patches]
+
+    position, embedding_bias = zeros, zeros
+    before, behind = torch.zeros_like(offset), products.later + offset
+    for constant in products.constants:
+        total = constant.products.sum(1)
+        if not constant.before_tokens:
+            behind = behind + total
+            continue
+        before = before + total
+        if constant.num_tokens and constant.differs_by_token:
+            position = position + at_patches(constant.products)
+        elif constant.num_tokens:
+            embedding_bias = embedding_bias + at_patches(constant.products)
+
+    from_voxels = products.voxels.reshape(batch, -1).sum(1) + before + behind
+    if products.tokens is None:
+        relevance = voxels_by_patch + embedding_bias + position
+        prefix = before - (embedding_bias + position).sum(1)
+    else:
+        relevance = at_patches(products.tokens)
+        prefix = products.tokens.sum(1) - relevance.sum(1)
+    return FrozenGateMap(
+        relevance=relevance,
+        content=relevance - position,
+        position=position,
+        embedding_bias=embedding_bias,
+        prefix=prefix,
+        bias=behind,
+        voxels=products.voxels,
+        total_from_voxels=from_voxels,
+        total_from_tokens=relevance.sum(1) + prefix + behind,
+    )
+
+
+def completeness_error(
+    shares: FrozenGateMap, score: Float[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """Return how far all shares together miss the score, relative to their size.
+
+    ``|sum of shares - score| / max(|score|, sum |R|)``, the larger of the two ways to count:
+    from voxels and constants, and from the tokens that enter the first block. Sums are in
+    float64.
+    """
+    score = score.double()
+    size = shares.relevance.double().abs().sum(1) + shares.prefix.abs() + shares.bias.abs()
+    missed = torch.maximum(
+        (shares.total_from_voxels.double() - score).abs(),
+        (shares.total_from_tokens.double() - score).abs(),
+    )
+    scale = torch.maximum(score.abs(), size).clamp_min(torch.finfo(torch.float64).tiny)
+    return missed / scale

@@ -1,0 +1,238 @@
+"""What is explained: which class, and which score of it.
+
+Terms: the *target* is a class or a contrast of two, chosen for each volume; the *score* is the
+scalar of that target whose gradient is taken. Each score is a weighted sum of the model's
+outputs and a constant, so that one forward pass serves all of them:
+
+``logit``
+    ``y = z_c``.
+``log_odds``
+    ``y = z_c - logsumexp_{j != c} z_j``; with two classes ``z_c - z_other``. Softmax ignores what
+    is added to all class values alike, and so does this score.
+
+A contrast (a, b) is ``z_a - z_b`` under both. A model with one output z (sigmoid) has two
+classes, of values +z (class 1) and -z (class 0); z is the log-odds of class 1 already, so under
+``log_odds`` its contrast (1, 0) is z, under ``logit`` the difference 2 z.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from g3dvit.errors import TargetError
+
+Score = Literal["logit", "log_odds"]
+SCORES: tuple[Score, ...] = get_args(Score)
+Contrast = tuple[int, int]
+Chosen = int | Contrast
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """The scores of a batch as weighted sums of the model's outputs.
+
+    Parameters
+    ----------
+    weights : (batch, targets, outputs)
+        ``scores = sum_k weights_k * z_k + offsets``.
+    offsets : (batch, targets)
+        Constant at this input.
+    values : (batch, targets)
+        The scores.
+    """
+
+    weights: Float[Tensor, "batch targets outputs"] = field(repr=False)
+    offsets: Float[Tensor, "batch targets"] = field(repr=False)
+    values: Float[Tensor, "batch targets"]
+
+
+def resolve_score(score: str | None, methods: Sequence[str]) -> Score:
+    """Return the score that is meant.
+
+    Parameters
+    ----------
+    score
+        ``"logit"``, ``"log_odds"``, or None: the logit for token Grad-CAM alone, log-odds as soon
+        as another method is asked for.
+    methods
+        The methods asked for.
+
+    Raises
+    ------
+    TargetError
+        If there is no such score.
+    """
+    if score is None:
+        return "logit" if set(methods) == {"token_gradcam"} else "log_odds"
+    if score not in SCORES:
+        raise TargetError(f"there is no score {score!r}; choose from {', '.join(SCORES)}")
+    return score
+
+
+def split_targets(target: Any, num_outputs: int) -> tuple[tuple[Any, ...], bool]:
+    """Return the single targets of a request, and whether several were asked for.
+
+    A list means several; a tuple of two is a contrast; ``"all"`` is every class.
+
+    Examples
+    --------
+    >>> split_targets("all", 3)
+    ((0, 1, 2), True)
+    >>> split_targets((1, 0), 2)
+    (((1, 0),), False)
+    """
+    if isinstance(target, str) and target == "all":
+        return tuple(range(num_classes(num_outputs))), True
+    if isinstance(target, list):
+        if not target:
+            raise TargetError("`target` is an empty list; name at least one class")
+        return tuple(target), True
+    return (target,), False
+
+
+def num_classes(num_outputs: int) -> int:
+    """Return how many classes a model has: one output stands for two."""
+    return max(2, num_outputs)
+
+
+def choose(
+    targets: Sequence[Any],
+    logits: Float[Tensor, "batch outputs"],
+    class_names: Sequence[str] = (),
+    labels: Sequence[Any] | None = None,
+) -> tuple[tuple[Chosen, ...], ...]:
+    """Return for each volume the class or contrast that each target means.
+
+    Parameters
+    ----------
+    targets
+        Each a class index or name, ``"predicted"``, ``"label"``, or a contrast (a, b).
+    logits : (batch, outputs)
+        The model's outputs.
+    class_names
+        In the order of the outputs.
+    labels : (batch,)
+        Class index or name of each volume, None where it has none.
+
+    Raises
+    ------
+    TargetError
+        If the model has no such class, or a label is needed and absent.
+    """
+    classes = num_classes(logits.shape[1])
+    columns: list[list[Chosen]] = []
+    for target in targets:
+        if isinstance(target, str) and target == "predicted":
+            columns.append(list(predicted(logits)))
+        elif isinstance(target, str) and target == "label":
+            columns.append(_from_labels(labels, len(logits), classes, class_names))
+        else:
+            columns.append([_one(target, classes, class_names)] * len(logits))
+    return tuple(zip(*columns, strict=True))
+
+
+def predicted(logits: Float[Tensor, "batch outputs"]) -> tuple[int, ...]:
+    """Return the class of the largest value of each volume; with one output, 1 where z > 0."""
+    if logits.shape[1] == 1:
+        return tuple(int(z > 0) for z in logits[:, 0].tolist())
+    return tuple(int(c) for c in logits.argmax(dim=1).tolist())
+
+
+def _from_labels(
+    labels: Sequence[Any] | None, batch: int, classes: int, names: Sequence[str]
+) -> list[Chosen]:
+    if labels is None:
+        raise TargetError('target="label" needs `labels`, one class per volume')
+    if len(labels) != batch:
+        raise TargetError(f"{len(labels)} `labels` were given for {batch} volumes")
+    missing = [n for n, label in enumerate(labels) if label is None]
+    if missing:
+        raise TargetError(
+            f'target="label" needs a label for every volume; volume {missing[0]} and '
+            f"{len(missing) - 1} others have none"
+        )
+    return [_class(label, classes, names) for label in labels]
+
+
+def _one(target: Any, classes: int, names: Sequence[str]) -> Chosen:
+    if isinstance(target, tuple):
+        if len(target) != 2:
+            raise TargetError(f"a contrast is two classes (a, b), was given {target!r}")
+        a, b = (_class(part, classes, names) for part in target)
+        if a == b:
+            raise TargetError(f"a contrast needs two different classes, was given {target!r}")
+        return a, b
+    return _class(target, classes, names)
+
+
+def _class(value: Any, classes: int, names: Sequence[str]) -> int:
+    allowed = f"classes 0 to {classes - 1}" + (f" ({', '.join(names)})" if names else "")
+    if isinstance(value, str):
+        if value in names:
+            return list(names).index(value)
+        raise TargetError(
+            f"there is no class {value!r}; this model has {allowed}. Also allowed: "
+            '"predicted", "label", "all", a contrast (a, b), or a list of these'
+        )
+    try:
+        index = operator.index(value)
+    except TypeError:
+        index = -1
+    if isinstance(value, bool) or not 0 <= index < classes:
+        raise TargetError(f"there is no class {value!r}; this model has {allowed}")
+    return index
+
+
+def score_batch(
+    chosen: Sequence[Sequence[Chosen]], logits: Float[Tensor, "batch outputs"], score: Score
+) -> Scores:
+    """Return the scores of a batch as weighted sums of its outputs.
+
+    Parameters
+    ----------
+    chosen : (batch, targets)
+        The class or contrast of each volume and target.
+    logits : (batch, outputs)
+        The model's outputs.
+    score
+        Which score of them.
+    """
+    z = logits.detach()
+    z = z if z.dtype == torch.float64 else z.float()
+    count = len(chosen[0])
+    weights = z.new_zeros((*z.shape[:1], count, z.shape[1]))
+    offsets = z.new_zeros((len(z), count))
+    for volume, row in enumerate(chosen):
+        for number, target in enumerate(row):
+            _fill(weights[volume, number], offsets[volume], number, target, z[volume], score)
+    values = (weights * z[:, None]).sum(-1) + offsets
+    return Scores(weights, offsets, values)
+
+
+def _fill(
+    weights: Tensor, offsets: Tensor, number: int, target: Chosen, z: Tensor, score: Score
+) -> None:
+    """Write the weights and the constant of one score."""
+    if len(z) == 1:
+        if isinstance(target, tuple):
+            sign = 1 if target[0] == 1 else -1
+            weights[0] = sign * (2 if score == "logit" else 1)
+        else:
+            weights[0] = 1 if target == 1 else -1
+    elif isinstance(target, tuple):
+        weights[target[0]], weights[target[1]] = 1, -1
+    else:
+        if score == "log_odds":
+            others = [k for k in range(len(z)) if k != target]
+            share = z[others].softmax(0)
+            weights[others] = -share
+            # logsumexp = sum(share * z) + entropy: the entropy is what no output adds linearly.
+            offsets[number] = torch.xlogy(share, share).sum()
+        weights[target] = 1
