@@ -1,0 +1,21 @@
+"""How well a map answers a question whose answer is known."""
+
+from __future__ import annotations
+
+from g3dvit.evaluate.localisation import (
+    Localisation,
+    localise,
+    mass_over_volume,
+    peak_distance_mm,
+    roc_auc,
+    side_shares,
+)
+
+__all__ = [
+    "Localisation",
+    "localise",
+    "mass_over_volume",
+    "peak_distance_mm",
+    "roc_auc",
+    "side_shares",
+]
