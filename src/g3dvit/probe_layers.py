@@ -130,7 +130,8 @@ def record_pass(
             if not tensor.requires_grad:
                 # A frozen part before this layer that ran without a graph: begin it here.
                 leaves.append(tensor.detach().requires_grad_())
-                replacement = tensor = leaves[-1].clone()
+                with torch.enable_grad():
+                    replacement = tensor = leaves[-1].clone()
             tensor.register_hook(_keep_gradient(norm))  # type: ignore[no-untyped-call]
         if tensor.requires_grad:
             tensor.register_hook(  # type: ignore[no-untyped-call]

@@ -78,11 +78,14 @@ class Textures:
         self._like = {"dtype": like.dtype, "device": like.device}
         self._shape = (1, *input_shape)
         self.base = self._draw()
-        self._other = self._draw()
+        self._other = -self.base.sign() * self._draw().abs()
 
     def _draw(self) -> Tensor:
-        # Bounded, so that a model that scales to its range is not moved as a whole.
-        return torch.randn(self._shape, generator=self._generator).clamp_(-2, 2)
+        # Bounded, so that a model that scales to its range is not moved as a whole, and away
+        # from zero, so that every voxel moves clearly where its sign changes.
+        values = torch.rand(self._shape, generator=self._generator) * 1.5 + 0.5
+        signs = torch.rand(self._shape, generator=self._generator) < 0.5
+        return torch.where(signs, values, -values)
 
     def input(self, values: Tensor) -> Tensor:
         """Return values as an input of the model."""
@@ -103,7 +106,7 @@ class Textures:
         sizes = enumerate(self._shape[1:])
         middle = (0, *(n // 2 if a in spatial_axes else slice(None) for a, n in sizes))
         values = self.base.clone()
-        values[middle] = torch.where(values[middle] < 0, 2.0, -2.0)
+        values[middle] = self._other[middle]
         return self.input(values)
 
 
@@ -280,7 +283,7 @@ class _Tracer:
     def all_move_with_plane(self, axis: int) -> bool:
         """Tell whether the first plane of an axis feeds every token that anything feeds."""
         moved = self.moved(axis, [0])[self.answers]
-        return bool((moved > 0.2 * moved.max()).all())
+        return bool((moved > 0.1 * moved.max()).all())
 
 
 def _trace(
@@ -333,16 +336,28 @@ def _trace(
 
 
 def _patches_along(tracer: _Tracer, axis: int, size: int, total: int) -> int:
-    moved = tracer.moved(axis, [0])[tracer.answers]
-    slab = int((moved > 0.3 * moved.max()).sum())
-    count, rest = divmod(total, slab)
-    if rest or size % count:
+    """Return the number of patches along an axis, from the share of tokens its first plane moves.
+
+    The share is cut where the gap between moved and unmoved tokens is widest, among the cuts that
+    give whole patches.
+    """
+    moved = tracer.moved(axis, [0])[tracer.answers].sort(descending=True).values
+    if float(moved[0]) < 1e-6:
         raise GeometryError(
-            f"the first plane of axis {axis} ({size} voxels) feeds {slab} of {total} tokens, which "
-            "gives no whole number of equal patches along it; crop or pad the input to a multiple "
-            "of the patch size, and use patches of one size"
+            f"the first plane of axis {axis} feeds no token: the model crops its input; give it "
+            "what it keeps, so that patches begin where the input begins"
         )
-    return count
+    moved = torch.cat([moved / moved[0], torch.zeros(1)]).clamp_min(0.02)
+    counts = [n for n in range(1, size + 1) if size % n == 0 and total % n == 0]
+    best = max(counts, key=lambda n: float(moved[total // n - 1] / moved[total // n]))
+    if float(moved[total // best - 1] / moved[total // best]) < 2:
+        feeds = int((moved[:-1] > 0.3).sum())
+        raise GeometryError(
+            f"the first plane of axis {axis} ({size} voxels) feeds about {feeds} of {total} tokens, "
+            "which gives no whole number of equal patches along it; crop or pad the input to a "
+            "multiple of the patch size, and use patches of one size"
+        )
+    return best
 
 
 def _coordinates(tracer: _Tracer, axis: int, count: int, patch: int) -> tuple[Tensor, bool]:
