@@ -19,7 +19,8 @@ from g3dvit.capture import guest
 from g3dvit.errors import G3DError, GeometryError
 from g3dvit.geometry import Geometry
 from g3dvit.probe_layers import Pass, bounded_note, find_pooling, layers_from, record_pass
-from g3dvit.probe_tokens import Sketches, Textures, TokenMap, find_tokens
+from g3dvit.probe_stages import Sketches, Textures
+from g3dvit.probe_tokens import TokenMap, find_tokens
 
 #: Up to this many multiplications a pass (parameters times tokens), more random inputs are tried.
 _CHEAP = 2e9

@@ -22,7 +22,8 @@ from g3dvit.capture import first_output
 from g3dvit.capture.tokens import Event, watch_tensors
 from g3dvit.errors import GeometryError
 from g3dvit.geometry import GradientStatus, NormLayer
-from g3dvit.probe_tokens import TokenMap, token_layout
+from g3dvit.probe_stages import token_layout
+from g3dvit.probe_tokens import TokenMap
 
 #: Below this share of the largest token gradient, patch gradients count as zero.
 DEAD = 1e-6
