@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 SHAPE = (7, 9, 5)
 ROTATION = nib.eulerangles.euler2mat(z=0.3, y=-0.2, x=0.15)
@@ -32,3 +34,14 @@ def save_run(path, data, affine=None, *, t_r=2.0, sform=1, qform=1, units="sec",
         image.header["pixdim"][4] = t_r
     nib.save(image, path)
     return Path(path)
+
+
+def localizer_folder():
+    """The folder of the real run; skips the test where it is absent."""
+    root = os.environ.get("G3DVIT_TEST_DATA")
+    if not root:
+        pytest.skip("G3DVIT_TEST_DATA does not name the folder of the real data")
+    folder = Path(root) / "studyforrest_localizer"
+    if not folder.is_dir():
+        pytest.skip(f"there is no studyforrest_localizer in {root}")
+    return folder

@@ -119,7 +119,7 @@ class CountedFile:
     n_opened = 0
 
     def __init__(self, path) -> None:
-        self.file = Path(path).open("rb")
+        self.file = Path(path).open("rb")  # noqa: SIM115 - closed by __exit__
         type(self).n_opened += 1
 
     def read(self, *args):
