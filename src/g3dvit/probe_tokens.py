@@ -209,8 +209,8 @@ def _patches_along(tracer: _Tracer, axis: int, size: int, total: int) -> int:
         feeds = int((moved[:-1] > 0.3).sum())
         raise GeometryError(
             f"the first plane of axis {axis} ({size} voxels) feeds about {feeds} of {total} "
-            "tokens, which gives no whole number of equal patches along it; crop or pad the input to a "
-            "multiple of the patch size, and use patches of one size"
+            "tokens, which gives no whole number of equal patches along it; crop or pad the input "
+            "to a multiple of the patch size, and use patches of one size"
         )
     return best
 
