@@ -42,7 +42,7 @@ def test_verdict_of_many_volumes(verdicts, expected):
 
 def test_summary_tells_the_sentence_of_its_verdict_and_counts():
     (summary,) = summarise_checks(checks("pass", "fail", "fail", "warn"))
-    assert summary.sentence == "it is a fail (2 of 4 volumes failed, 1 warned)"
+    assert summary.sentence == "it is a fail (of 4 volumes 2 failed, 1 warned)"
     assert summary.value == 1.5
     (summary,) = summarise_checks(checks("pass", "pass"))
     assert summary.sentence == "it is a pass"

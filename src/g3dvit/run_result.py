@@ -22,6 +22,7 @@ from g3dvit.maps import RelevanceMap
 
 Verdict = Literal["pass", "warn", "fail"]
 _ORDER: tuple[Verdict, ...] = ("pass", "warn", "fail")
+_COUNTED: tuple[tuple[Verdict, str], ...] = (("fail", "failed"), ("warn", "warned"))
 
 
 class CheckLike(Protocol):
@@ -101,7 +102,8 @@ def _summary(name: str, found: Sequence[CheckLike]) -> CheckSummary:
     told = max(found, key=lambda c: (c.verdict == verdict, _ORDER.index(c.verdict)))
     sentence = told.sentence
     if len(found) > 1 and verdict != "pass":
-        sentence += f" ({count['fail']} of {len(found)} volumes failed, {count['warn']} warned)"
+        told_of = [f"{count[v]} {word}" for v, word in _COUNTED if count[v]]
+        sentence += f" (of {len(found)} volumes {', '.join(told_of)})"
     return CheckSummary(
         name=name,
         value=float(median(check.value for check in found)),
@@ -227,9 +229,9 @@ class ClassMean:
     def title(self) -> str:
         """Which volumes and how many, in words."""
         if self.key.which == "all":
-            return f"predicted {self.key.group} (no label), n = {self.n}"
+            return f"volumes predicted “{self.key.group}” (no labels), n = {self.n}"
         words = {"correct": "classified correctly", "error": "misclassified"}
-        return f"{self.key.group}, {words[self.key.which]}, n = {self.n}"
+        return f"“{self.key.group}” volumes, {words[self.key.which]}, n = {self.n}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -296,7 +298,8 @@ class Display:
     rectify
         Show positive values only.
     min_max
-        Stretch the shown values to 0..1.
+        Divide the shown values by the largest absolute one: 0..1 where rectified, else -1..1;
+        zero stays zero.
     percentile
         Hide absolute values below this percentile (0 to 100) of the non-zero ones.
     """

@@ -1,0 +1,268 @@
+"""The output folder of a run: maps, tables, figures, page, and a README that says what is what.
+
+Layout::
+
+    README.txt            which file to open in which viewer
+    report.html           the page, needs no network
+    predictions.tsv/.json one row per volume, and what the columns mean
+    provenance.json       versions, command, hashes, list of files
+    maps/                 every volume: one 4D map per run and method, on the patch grid
+    class_means/          one map per method and group, on the patch grid and on the model's grid
+    figures/              the class means as pictures, and methods side by side
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from g3dvit import __version__
+from g3dvit.folders import MARKER, check_output, output_folder
+from g3dvit.plain import to_json, to_plain
+from g3dvit.report.words import (
+    NOT_BOLD,
+    USES_NOT_DIFFERS,
+    has_template_space,
+    method_sentence,
+    methods_text,
+    millimetres,
+    stamp_of,
+)
+from g3dvit.run_result import ClassMean, MapSet, RunResult
+
+__all__ = ["check_output", "output_folder", "write_run"]
+
+_MOST_FIGURES_IN_PAGE = 4
+
+_COLUMNS = {
+    "run": ("Run that the volume is from.", ""),
+    "time_point": ("Index of the volume in its file, counted from 0.", ""),
+    "onset_s": ("Middle of the volume's acquisition, from the start of the run.", "s"),
+    "label": ("True class, where one was given.", ""),
+    "predicted": ("Class with the largest output.", ""),
+    "target": ("Class or contrast that this volume's map explains.", ""),
+    "score": ("Value that the map explains.", ""),
+    "block": ("Which event the volume belongs to, where labels come from events.", ""),
+}
+
+
+def write_run(result: RunResult, folder: str | Path) -> None:
+    """Write everything of a run into a folder that exists.
+
+    Use it inside `output_folder`, so that the folder appears whole or not at all.
+
+    Parameters
+    ----------
+    result
+        What was explained.
+    folder
+        Where to write.
+
+    Raises
+    ------
+    OutputError
+        If a file exists or cannot be written.
+    """
+    folder = Path(folder)
+    for name in ("maps", "class_means", "figures"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    files = [*_write_volumes(result, folder), *_write_means(result, folder)]
+    _write_tables(result, folder)
+    pictures = _write_figures(result, folder)
+    _write_page(result, folder, pictures)
+    (folder / "README.txt").write_text(_readme(result, files), encoding="utf-8")
+
+
+def _write_volumes(result: RunResult, folder: Path) -> list[tuple[str, str]]:
+    written = []
+    names = _unique_names([run.name for run in result.inputs], kept="_.-")
+    for maps, label in zip(result.maps, _map_labels(result), strict=True):
+        first = 0
+        for run, name, volumes in zip(result.inputs, names, maps.volumes, strict=True):
+            checks = maps.checks[first : first + volumes.n_volumes]
+            stamps = [stamp_of(of_volume) for of_volume in checks]
+            about = {**volumes.metadata, "checks": checks, "stamps": stamps}
+            path = f"maps/{name}_desc-{label}_relevance.nii.gz"
+            replace(volumes, metadata=about).save(folder / path)
+            written.append((path, f"{maps.label}, every volume of {run.name}"))
+            first += volumes.n_volumes
+    return written
+
+
+def _write_means(result: RunResult, folder: Path) -> list[tuple[str, str]]:
+    written = []
+    groups = list(dict.fromkeys(m.key.group for maps in result.maps for m in maps.class_means))
+    label_of = dict(zip(groups, _unique_names(groups), strict=True))
+    for maps, label in zip(result.maps, _map_labels(result), strict=True):
+        for mean in maps.class_means:
+            stem = f"class-{label_of[mean.key.group]}_volumes-{mean.key.which}"
+            about = {
+                "group": mean.key.group,
+                "volumes": mean.key.which,
+                "n": mean.n,
+                "target": result.target,
+                "checks": mean.checks,
+                "stamp": stamp_of(mean.checks),
+            }
+            for grid, relevance in (("patch", mean.patch), ("voxel", mean.voxel)):
+                path = f"class_means/{stem}_res-{grid}_desc-{label}_relevance.nii.gz"
+                metadata = {**relevance.metadata, **about}
+                replace(relevance, metadata=metadata).save(folder / path)
+                written.append((path, _mean_words(maps, mean, grid)))
+    return written
+
+
+def _mean_words(maps: MapSet, mean: ClassMean, grid: str) -> str:
+    failed = "; A CHECK FAILED" if stamp_of(mean.checks) else ""
+    on = "one voxel per patch" if grid == "patch" else "on the model's grid"
+    return f"{maps.label}, mean of {mean.title}, {on}{failed}"
+
+
+def _write_tables(result: RunResult, folder: Path) -> None:
+    table = result.predictions
+    table.to_csv(folder / "predictions.tsv", sep="\t", index=False, na_rep="n/a")
+    columns = {str(name): _column(str(name), result) for name in table.columns}
+    _write_json(folder / "predictions.json", columns)
+    provenance = {
+        **to_plain(result.provenance),
+        "title": result.title,
+        "g3dvit": __version__,
+        "model": result.model,
+        "inputs": result.inputs,
+        "space": result.space,
+        "target": result.target,
+        "volume_target": result.volume_target,
+        "score": result.score,
+        "display": result.display,
+        "run_checks": result.checks,
+        "checks": {maps.label: maps.summary for maps in result.maps},
+        "warnings": result.warnings,
+        "notes": result.notes,
+        "methods_text": methods_text(result),
+    }
+    _write_json(folder / MARKER, provenance)
+
+
+def _column(name: str, result: RunResult) -> dict[str, str]:
+    if name.startswith("p_"):
+        return {"Description": f"Probability of the class {name[2:]!r} by the model."}
+    if name.startswith("logit_"):
+        return {"Description": f"Output of the model for the class {name[6:]!r}.", "Units": "logit"}
+    description, units = _COLUMNS.get(name, (name.replace("_", " "), ""))
+    if name == "score":
+        units = result.score
+    return {"Description": description} | ({"Units": units} if units else {})
+
+
+def _write_figures(result: RunResult, folder: Path) -> list[dict[str, str]]:
+    """Write the pictures; return those for the page, as base64."""
+    from g3dvit.report.figures import class_mean_figure, colour_range, comparison_figure
+
+    groups = list(dict.fromkeys(m.key.group for maps in result.maps for m in maps.class_means))
+    label_of = dict(zip(groups, _unique_names(groups), strict=True))
+    for maps, label in zip(result.maps, _map_labels(result), strict=True):
+        vmax = colour_range(result, maps)
+        for mean in maps.class_means:
+            stem = f"class-{label_of[mean.key.group]}_volumes-{mean.key.which}_desc-{label}"
+            figure = class_mean_figure(result, maps, mean, vmax=vmax)
+            figure.savefig(folder / "figures" / f"{stem}_mosaic.png", dpi=150)
+    pictures = []
+    means = result.maps[0].class_means if result.maps else ()
+    for number, mean in enumerate(means):
+        if mean.key.which == "error":
+            continue
+        stem = f"class-{label_of[mean.key.group]}_volumes-{mean.key.which}_comparison"
+        path = folder / "figures" / f"{stem}.png"
+        comparison_figure(result, group=number).savefig(path, dpi=110)
+        png = base64.b64encode(path.read_bytes()).decode("ascii")
+        pictures.append({"title": f"All methods, mean of {mean.title}", "png": png})
+    return pictures
+
+
+def _write_page(result: RunResult, folder: Path, pictures: Sequence[dict[str, str]]) -> None:
+    from g3dvit.report.page import render_page
+    from g3dvit.report.scene import scene_of
+
+    page = render_page(scene_of(result, pictures[:_MOST_FIGURES_IN_PAGE]))
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _readme(result: RunResult, files: Sequence[tuple[str, str]]) -> str:
+    sound = [path for path, words in files if "res-voxel" in path and "FAILED" not in words]
+    volumes = next((path for path, _ in files if path.startswith("maps/")), "maps/...")
+    example = (sound or [path for path, _ in files] or ["class_means/..."])[0]
+    shape = result.maps[0].volumes[0].resolution_mm if result.maps else (0.0, 0.0, 0.0)
+    underlay = result.inputs[0].source if result.inputs else "your image"
+    under = "-std" if has_template_space(result.space) else underlay
+    methods = "\n".join(f"  {m.label}: {method_sentence(m.method)}" for m in result.maps)
+    failed = [f"  {m.label}: {stamp_of(m.summary)}" for m in result.maps if stamp_of(m.summary)]
+    listed = "\n".join(f"  {path}\n      {words}" for path, words in files)
+    return f"""\
+{result.title}
+{"=" * len(result.title)}
+Written by G3D-ViT {__version__}. Explained: {result.score} of "{result.target}".
+
+{USES_NOT_DIFFERS}
+{NOT_BOLD}
+Effective resolution: {millimetres(shape)}, one patch. Values are signed, float32, unscaled.
+
+What to open
+------------
+report.html    in any browser (needs no network): slices and 3D, volume by volume
+figures/       pictures for slides and papers
+FSLeyes        fsleyes {under} {example} -cm red-yellow -nc blue-lightblue -un
+MRIcroGL       File > Open for the background, then File > Add overlay: {example}
+freeview       freeview -v {underlay} {example}:colormap=heat
+nilearn        from nilearn import plotting; plotting.view_img("{example}").open_in_browser()
+NiiVue         drop the file onto https://niivue.com/demos or the VS Code extension
+Python         import g3dvit; g3dvit.RelevanceMap.load("{volumes}")
+
+Maps on the patch grid have one voxel per patch and open at the right place in every viewer.
+
+Methods
+-------
+{methods or "  none"}
+
+Failed checks (maps that should not be interpreted)
+---------------------------------------------------
+{chr(10).join(failed) or "  none"}
+
+Names of files
+--------------
+  class-<class>     the volumes' label; the predicted class where volumes have no label
+  volumes-correct   classified correctly;  volumes-error  misclassified;  volumes-all  no labels
+  res-patch         one voxel per patch, lossless;  res-voxel  on the grid that the model sees
+  desc-<method>     method and weighting
+  patchweights, tokensum   the two halves of token Grad-CAM: their product is the map
+  Beside every map a .json file says what it was made from and what the checks said.
+
+Files
+-----
+{listed}
+  predictions.tsv
+      one row per volume; predictions.json says what the columns mean
+  provenance.json
+      versions, command, hashes and the list of all files
+"""
+
+
+def _map_labels(result: RunResult) -> list[str]:
+    return _unique_names([maps.file_label for maps in result.maps])
+
+
+def _unique_names(names: Sequence[str], *, kept: str = "") -> list[str]:
+    """Return names as parts of file names: letters and digits only, no two alike."""
+    taken: list[str] = []
+    for number, name in enumerate(names, 1):
+        plain = re.sub(rf"[^A-Za-z0-9{re.escape(kept)}]+", "", name).lstrip(".")[:80]
+        plain = plain or f"n{number}"
+        taken.append(plain if plain not in taken else f"{plain}n{number}")
+    return taken
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(to_json(content) + "\n", encoding="utf-8")

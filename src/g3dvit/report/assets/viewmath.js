@@ -1,0 +1,131 @@
+// Arithmetic of the viewer, without the page: no DOM, no WebGL. Tested with node.
+(function (root) {
+  "use strict";
+
+  // The absolute value below which `percentile` percent of the non-zero |steps| lie, in units.
+  // `steps` is an int8 array; `slope` is the value of one step.
+  function thresholdAt(steps, percentile, slope) {
+    const counts = histogram(steps);
+    const total = counts.reduce((sum, n) => sum + n, 0);
+    if (total === 0) return 0;
+    const wanted = (percentile / 100) * total;
+    let seen = 0;
+    for (let size = 1; size <= 128; size++) {
+      seen += counts[size];
+      if (seen >= wanted && counts[size] > 0) return size * slope;
+    }
+    return 128 * slope;
+  }
+
+  // The percentage of the non-zero |steps| that lie below `threshold` (in units).
+  function percentileAt(steps, threshold, slope) {
+    const counts = histogram(steps);
+    let below = 0;
+    let total = 0;
+    for (let size = 1; size <= 128; size++) {
+      if (size * slope < threshold * (1 - 1e-9)) below += counts[size];
+      total += counts[size];
+    }
+    return total === 0 ? 0 : (100 * below) / total;
+  }
+
+  function histogram(steps) {
+    const counts = new Array(129).fill(0);
+    for (let n = 0; n < steps.length; n++) counts[Math.abs(steps[n])]++;
+    counts[0] = 0;
+    return counts;
+  }
+
+  // One frame of a stack of frames.
+  function frameOf(steps, shape, frame) {
+    const size = shape[0] * shape[1] * shape[2];
+    return steps.subarray(frame * size, (frame + 1) * size);
+  }
+
+  // Voxel [i, j, k] that holds a point in mm; null outside the volume. Affines are 4 x 4 rows.
+  function voxelAt(affine, shape, mm) {
+    const at = solve3(affine, mm).map((v) => Math.floor(v + 0.5 + 1e-6));
+    return at.every((v, axis) => v >= 0 && v < shape[axis]) ? at : null;
+  }
+
+  function worldAt(affine, voxel) {
+    return [0, 1, 2].map(
+      (row) =>
+        affine[row][0] * voxel[0] + affine[row][1] * voxel[1] + affine[row][2] * voxel[2] +
+        affine[row][3]
+    );
+  }
+
+  function indexOf(shape, voxel) {
+    return voxel[0] + shape[0] * (voxel[1] + shape[1] * voxel[2]);
+  }
+
+  // Solve affine * voxel = mm by Cramer's rule.
+  function solve3(affine, mm) {
+    const m = affine.slice(0, 3).map((row) => row.slice(0, 3));
+    const b = [0, 1, 2].map((row) => mm[row] - affine[row][3]);
+    const det = determinant(m);
+    return [0, 1, 2].map((column) => {
+      const replaced = m.map((row, r) => row.map((v, c) => (c === column ? b[r] : v)));
+      return determinant(replaced) / det;
+    });
+  }
+
+  function determinant(m) {
+    return (
+      m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) -
+      m[0][1] * (m[1][0] * m[2][2] - m[1][2] * m[2][0]) +
+      m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0])
+    );
+  }
+
+  // Voxel of the largest |value|, or of the largest value where only evidence for counts.
+  function peakOf(steps, shape, positiveOnly) {
+    let best = 0;
+    let top = -1;
+    for (let n = 0; n < steps.length; n++) {
+      const size = positiveOnly ? steps[n] : Math.abs(steps[n]);
+      if (size > top) {
+        top = size;
+        best = n;
+      }
+    }
+    const i = best % shape[0];
+    const j = Math.floor(best / shape[0]) % shape[1];
+    return [i, j, Math.floor(best / (shape[0] * shape[1]))];
+  }
+
+  // A number with its sign, short enough for a read-out: +0.0123, −4.5e-9, 0.
+  function signed(value, digits) {
+    if (value === 0 || !Number.isFinite(value)) return "0";
+    return (value > 0 ? "+" : "−") + unsigned(Math.abs(value), digits || 3);
+  }
+
+  function unsigned(size, digits) {
+    if (size === 0) return "0";
+    const few = digits || 3;
+    if (size >= 0.001 && size < 100000) return String(Number(size.toPrecision(few)));
+    return size.toExponential(Math.max(0, few - 1)).replace("e+", "e");
+  }
+
+  // Colour of a value on a diverging scale of stops: [[share, [r, g, b]], ...], share from 0 to 1.
+  function colourAt(stops, share) {
+    const at = Math.min(1, Math.max(0, share));
+    for (let n = 1; n < stops.length; n++) {
+      if (at <= stops[n][0]) {
+        const [low, from] = stops[n - 1];
+        const [high, to] = stops[n];
+        const part = high > low ? (at - low) / (high - low) : 0;
+        return from.map((v, c) => Math.round(v + part * (to[c] - v)));
+      }
+    }
+    return stops[stops.length - 1][1].slice();
+  }
+
+  const viewmath = {
+    thresholdAt, percentileAt, frameOf, voxelAt, worldAt, indexOf, peakOf, signed, unsigned,
+    colourAt,
+  };
+  if (typeof module !== "undefined" && module.exports) module.exports = viewmath;
+  else root.viewmath = viewmath;
+})(typeof globalThis !== "undefined" ? globalThis : this);

@@ -1,0 +1,110 @@
+"""The sentences that stand on every figure and page, in one place.
+
+What a map shows and what it does not, what each method computes, and a methods text to paste.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from g3dvit import __version__
+from g3dvit.run_result import CheckLike, MapSet, RunResult
+
+USES_NOT_DIFFERS = (
+    "A map shows what this model uses to classify these volumes, not where brains differ."
+)
+NOT_BOLD = (
+    "Red is evidence for the class and blue is evidence against it, not higher or lower BOLD."
+)
+
+_METHODS = {
+    "token_gradcam": (
+        "Each patch is weighted by the pooled gradient of the score at its token (patch weight) "
+        "and multiplied by what was seen there, the sum over the token's features (token sum).",
+        "after Grad-CAM (Selvaraju et al. 2017, doi:10.1109/ICCV.2017.74), with one weight per "
+        "token instead of one per feature",
+    ),
+    "hirescam": (
+        "Gradient times activation, feature by feature, summed within each patch token of the "
+        "chosen layer.",
+        "HiResCAM (Draelos & Carin 2020, arXiv:2011.08891)",
+    ),
+    "frozen_gate": (
+        "The score is split exactly over patches, special tokens and biases, with attention and "
+        "normalisation held as they were in this volume; the shares add up to the score.",
+        "gradient times input with attention and normalisation frozen (Ali et al. 2022, "
+        "arXiv:2202.07304)",
+    ),
+}
+
+
+def method_sentence(method: str) -> str:
+    """Return one sentence that says what a method computes."""
+    return _METHODS.get(method, (f"Relevance by the method {method}.", ""))[0]
+
+
+def stamp_of(checks: Sequence[CheckLike]) -> str | None:
+    """Return the words to stamp across a map; None where no check failed."""
+    failed = [f"{check.name}: {check.sentence}" for check in checks if check.verdict == "fail"]
+    return "CHECK FAILED: " + " | ".join(failed) if failed else None
+
+
+def shows(result: RunResult, maps: MapSet) -> str:
+    """Return what the class means of a method show, in a heading's words."""
+    return f"{maps.label}: evidence for “{result.target}”"
+
+
+def millimetres(edges: Sequence[float]) -> str:
+    """Return edges as text.
+
+    Examples
+    --------
+    >>> millimetres((18.0, 18.0, 13.5))
+    '18 × 18 × 13.5 mm'
+    """
+    return " × ".join(f"{edge:.4g}" for edge in edges) + " mm"
+
+
+def has_template_space(space: str | None) -> bool:
+    """Tell whether coordinates may be called MNI.
+
+    Examples
+    --------
+    >>> has_template_space("MNI152NLin2009cAsym"), has_template_space("T1w")
+    (True, False)
+    """
+    return space is not None and space.upper().startswith("MNI")
+
+
+def methods_text(result: RunResult) -> str:
+    """Return a paragraph for a paper's methods section."""
+    volumes = sum(len(run.time_points) for run in result.inputs)
+    runs = len(result.inputs)
+    names = ", ".join(result.model.class_names)
+    sentences = [
+        f"Relevance maps were computed with G3D-ViT {__version__} for a 3D Vision Transformer "
+        f"({result.model.name}; classes: {names}) from {volumes} volumes of {runs} "
+        f"{'run' if runs == 1 else 'runs'}.",
+        f"Preparation, as in training: {' '.join(result.model.preparation)}"
+        if result.model.preparation
+        else "",
+        f"The explained score is the {result.score} of “{result.target}”, the same target for "
+        f"all class means.",
+    ]
+    for maps in result.maps:
+        name = f"{maps.label[0].upper()}{maps.label[1:]}"
+        at = f" at {maps.layer}" if maps.layer else ""
+        source = _METHODS.get(maps.method, ("", ""))[1]
+        source = f" ({source})" if source else ""
+        sentences.append(f"{name}{at}{source}: {method_sentence(maps.method)}")
+        failed = [check.name for check in maps.summary if check.verdict == "fail"]
+        if failed:
+            sentences.append(f"These maps failed the checks {', '.join(failed)}.")
+    if result.maps and result.maps[0].volumes:
+        edges = millimetres(result.maps[0].volumes[0].resolution_mm)
+        sentences.append(f"The effective resolution is one patch, {edges}.")
+    sentences.append(
+        "Volumes that the model classified correctly and wrongly were averaged apart; values are "
+        f"signed and unscaled. Accuracy of the model: {result.model.accuracy}."
+    )
+    return " ".join(sentence for sentence in sentences if sentence)
