@@ -2,8 +2,9 @@
 
 `guest` puts a model into the state in which it is explained and gives it back exactly as it
 was, after an exception and Ctrl-C too. `watch_layer` cuts the graph at one layer, so that it
-begins there; `norm_calls` lists every normalisation that runs, modules and functions alike;
-`frozen_gates` is the function mode under which a transformer becomes affine in its input.
+begins there; `frozen_gates` is the function mode under which a transformer becomes affine in its
+input; `LayerPass` and `FrozenPass` run a model once under either, for any number of scores.
+`g3dvit.capture.tokens` watches every tensor, for probing.
 
 Nothing here knows a class of a foreign model library, or does the arithmetic of a method.
 """
@@ -12,14 +13,16 @@ from __future__ import annotations
 
 from g3dvit.capture.gates import Constant, FrozenGates, PatchNorm, TokenPoint, frozen_gates
 from g3dvit.capture.guest import clean_input, guest, unwrap
-from g3dvit.capture.layers import LayerRecord, NormCall, norm_calls, watch_layer
+from g3dvit.capture.layers import LayerRecord, watch_layer
 from g3dvit.capture.outputs import as_tokens, first_output, token_axes
+from g3dvit.capture.passes import FrozenPass, LayerPass
 
 __all__ = [
     "Constant",
     "FrozenGates",
+    "FrozenPass",
+    "LayerPass",
     "LayerRecord",
-    "NormCall",
     "PatchNorm",
     "TokenPoint",
     "as_tokens",
@@ -27,7 +30,6 @@ __all__ = [
     "first_output",
     "frozen_gates",
     "guest",
-    "norm_calls",
     "token_axes",
     "unwrap",
     "watch_layer",

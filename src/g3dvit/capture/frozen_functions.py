@@ -1,3 +1,4 @@
+# ruff: noqa: D102 - forward and backward are what torch says they are
 """Autograd functions with torch's own forward pass and a backward pass with frozen gates.
 
 In the backward pass a normalisation's standard deviation, an activation's ratio f(z)/z and an
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - the name everyone knows
 from torch import Tensor
 from torch.autograd import Function
 

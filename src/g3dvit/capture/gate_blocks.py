@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - the name everyone knows
 from torch import Tensor
 
 from g3dvit.capture.frozen_functions import FrozenLayerNorm, is_live, wide
@@ -32,8 +32,8 @@ Handler = Callable[["FrozenGates", Any, Sequence[Any], Keywords], Any]
 
 def _finish(gates: FrozenGates, source: Tensor, out: Tensor, bias: Tensor | None) -> Tensor:
     """Add the bias, and let relevance begin here where the source is the bare voxels."""
-    from g3dvit.capture.gates import PatchNorm
     from g3dvit.capture.gate_rules import add
+    from g3dvit.capture.gates import PatchNorm
 
     if gates.is_voxels(source):
         leaf = out.detach().requires_grad_()
@@ -44,7 +44,7 @@ def _finish(gates: FrozenGates, source: Tensor, out: Tensor, bias: Tensor | None
 
 def _layer_norm(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
     def parts(
-        input: Tensor,  # noqa: A002 - torch's name
+        input: Tensor,
         normalized_shape: Sequence[int],
         weight: Tensor | None = None,
         bias: Tensor | None = None,
@@ -65,7 +65,7 @@ def _layer_norm(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keyw
 
 def _rms_norm(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
     def parts(
-        input: Tensor,  # noqa: A002
+        input: Tensor,
         normalized_shape: Sequence[int],
         weight: Tensor | None = None,
         eps: float | None = None,
@@ -83,7 +83,7 @@ def _rms_norm(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywor
 def _normalize(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
     def parts(
         input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None
-    ) -> Tensor:  # noqa: A002, E501
+    ) -> Tensor:
         size = torch.linalg.vector_norm(input.detach(), p, dim, keepdim=True)
         return input / size.clamp_min(eps)
 
@@ -110,7 +110,7 @@ def _by_channel(x: Tensor, values: Tensor | None) -> Tensor | None:
 
 def _group_norm(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
     def parts(
-        input: Tensor,  # noqa: A002
+        input: Tensor,
         num_groups: int,
         weight: Tensor | None = None,
         bias: Tensor | None = None,
@@ -127,7 +127,7 @@ def _group_norm(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keyw
 
 def _batch_norm(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
     def parts(
-        input: Tensor,  # noqa: A002
+        input: Tensor,
         running_mean: Tensor | None,
         running_var: Tensor | None,
         weight: Tensor | None = None,
@@ -158,7 +158,7 @@ def _affine(gates: FrozenGates, x: Tensor, scale: Tensor | None, shift: Tensor |
 
 def _instance_norm(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
     def parts(
-        input: Tensor,  # noqa: A002
+        input: Tensor,
         running_mean: Tensor | None = None,
         running_var: Tensor | None = None,
         weight: Tensor | None = None,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - the name everyone knows
 from torch import Tensor
 
 from g3dvit.capture import gate_blocks
@@ -296,7 +296,7 @@ def _linear_parts(
     gates: FrozenGates,
     input: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,  # noqa: A002
+    bias: Tensor | None = None,
 ) -> Tensor:
     if is_live(weight) or not is_live(input) or bias is None:
         out = _contraction(gates, F.linear, (input, weight), {})

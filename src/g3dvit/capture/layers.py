@@ -1,10 +1,8 @@
-"""Layers and normalisations, watched while the model runs.
+"""Begin the graph of a forward pass at one layer.
 
-A normalisation is told by what it does, not by its class: a module without submodules that
-calls one of torch's normalisation functions, or whose output does not change when its input is
-scaled and whose parameters are vectors. A normalisation called as a function by a larger module
-is named ``owner:function#n``, the n-th call of that function inside `owner`, from 1. A module
-that runs more than once is listed as ``name#1``, ``name#2`` ...
+A layer is a module, by its dotted name; ``name#n`` is its n-th run where it runs several times. A
+normalisation that a larger module calls as a function is named ``owner:function#n``, the n-th
+call of that function inside `owner`, from 1. `g3dvit.capture.tokens` finds these names.
 """
 
 from __future__ import annotations
@@ -12,29 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from g3dvit.capture.outputs import first_output, tensors_in
+from g3dvit.capture.tokens import NORM_FUNCTIONS
 from g3dvit.errors import LayerError
 
-NORM_FUNCTIONS = frozenset(
-    {
-        "layer_norm",
-        "native_layer_norm",
-        "rms_norm",
-        "batch_norm",
-        "group_norm",
-        "native_group_norm",
-        "instance_norm",
-        "normalize",
-    }
-)
 _OnFunction = Callable[[str, str, int, Any], Any]
 
 
@@ -60,28 +45,6 @@ class LayerRecord:
     activations: Tensor | None = None
     gradients: Tensor | None = None
     calls: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class NormCall:
-    """One normalisation that ran.
-
-    Parameters
-    ----------
-    name
-        Dotted module name, or ``owner:function#n``.
-    kind
-        Class of the module, or name of the function.
-    order
-        Position in the order of execution, from 0.
-    output
-        What it gave, attached to the graph.
-    """
-
-    name: str
-    kind: str
-    order: int
-    output: Tensor = field(repr=False)
 
 
 class _Running:
@@ -135,106 +98,6 @@ class _NormFunctions(TorchFunctionMode):
         owner = self._running.owner
         self._running.calls[owner, name] += 1
         return self._on_call(owner, name, self._running.calls[owner, name], result)
-
-
-def _vectors_only(module: nn.Module) -> bool:
-    return all(sum(size > 1 for size in p.shape) <= 1 for p in module.parameters(recurse=False))
-
-
-def _is_simple(module: nn.Module) -> bool:
-    return next(module.children(), None) is None and _vectors_only(module)
-
-
-@torch.no_grad()
-def _ignores_scale(module: nn.Module, like: Tensor) -> bool:
-    """Tell whether a module gives the same for an input and four times that input."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(like.shape, generator=generator).to(like)
-    try:
-        small, large = module(x), module(4 * x)
-    except (RuntimeError, TypeError, ValueError):
-        return False
-    if not isinstance(small, Tensor) or small.shape != x.shape:
-        return False
-    change = (small.float() - large.float()).norm()
-    spread = (small.float() - small.float().mean()).norm()
-    return bool(spread > 0 and change < 0.02 * spread)
-
-
-def norm_calls(model: nn.Module, x: Tensor) -> tuple[Tensor, list[NormCall]]:
-    """Run a model once and list every normalisation in the order of execution.
-
-    Call it inside `guest`. Whether an output holds the tokens is told by its shape
-    (`as_tokens`); modules that never run are not listed.
-
-    Parameters
-    ----------
-    model
-        The module to run.
-    x : (batch, ...)
-        Its input. The whole graph is recorded, so keep the batch small.
-
-    Returns
-    -------
-    (batch, outputs)
-        The class values, attached to the graph.
-    list of NormCall
-        The normalisations; gradients with respect to their outputs can be taken.
-    """
-    found: list[tuple[str, str, Tensor]] = []
-    by_function: set[str] = set()
-    modules = dict(model.named_modules())
-    candidates: dict[str, Tensor] = {}
-
-    def on_call(owner: str, function: str, number: int, result: Any) -> Any:
-        if _is_simple(modules[owner]):
-            by_function.add(owner)
-        else:
-            tensor = next(tensors_in(result), None)
-            if tensor is not None:
-                found.append((f"{owner}:{function}#{number}", function, tensor))
-        return result
-
-    def on_module(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-            if (
-                len(args) == 1
-                and isinstance(args[0], Tensor)
-                and isinstance(output, Tensor)
-                and output is not args[0]
-                and output.shape == args[0].shape
-            ):
-                candidates.setdefault(name, args[0].detach())
-                found.append((name, type(module).__name__, output))
-
-        return hook
-
-    with _Running(model) as running:
-        handles = [
-            module.register_forward_hook(on_module(name))
-            for name, module in modules.items()
-            if _is_simple(module)
-        ]
-        try:
-            leaf = x.detach().clone().requires_grad_()
-            with _NormFunctions(running, on_call):
-                output = first_output(model(leaf))
-        finally:
-            for handle in handles:
-                handle.remove()
-    norms = {
-        name
-        for name, like in candidates.items()
-        if name in by_function or _ignores_scale(modules[name], like)
-    }
-    kept = [(n, kind, out) for n, kind, out in found if ":" in n or n in norms]
-    totals, seen = Counter(name for name, _, _ in kept), Counter[str]()
-    calls = []
-    for order, (name, kind, out) in enumerate(kept):
-        seen[name] += 1
-        unique = f"{name}#{seen[name]}" if totals[name] > 1 else name
-        calls.append(NormCall(unique, kind, order, out))
-    return output, calls
 
 
 @contextmanager

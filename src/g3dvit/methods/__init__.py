@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from g3dvit.errors import MethodError
-from g3dvit.methods.frozen_gate import FrozenGateMap, completeness_error, frozen_gate
+from g3dvit.methods.frozen_gates import FrozenGateMap, completeness_error, frozen_gate
 from g3dvit.methods.tokens import WEIGHTINGS, TokenGradCAM, Weighting, hirescam, token_gradcam
 
 __all__ = [

@@ -1,0 +1,356 @@
+"""Explain one batch: from the model's passes to the maps and checks of every method.
+
+The passes are run by `g3dvit.capture`, the arithmetic is in `g3dvit.methods`, the judging in
+`g3dvit.diagnose`; here they are put together, and tokens are put back onto the patch grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from g3dvit import diagnose
+from g3dvit.capture import FrozenPass, LayerPass
+from g3dvit.capture.conservation import unconserved_module
+from g3dvit.diagnose import Check
+from g3dvit.explanation import Maps
+from g3dvit.geometry import Geometry
+from g3dvit.methods import METHODS, Weighting, completeness_error, hirescam, token_gradcam
+from g3dvit.methods import frozen_gate as frozen_gate_shares
+from g3dvit.methods.frozen_gates import FrozenGateMap
+from g3dvit.targets import Chosen, Score, Scores, choose, score_batch
+
+#: Above this completeness error the volumes of a batch are run one at a time: a model may hold
+#: its volumes on an axis where they cannot be told apart.
+_RETRY = 2e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be explained, with every choice made.
+
+    Parameters
+    ----------
+    methods
+        Their names.
+    weightings
+        Token Grad-CAM's weightings.
+    targets
+        As `g3dvit.targets.choose` takes them.
+    score
+        Which score of the target.
+    target_layer
+        Where the tokens are taken.
+    class_names
+        In the order of the outputs.
+    alone
+        Run the volumes one at a time under frozen gates.
+    """
+
+    methods: tuple[str, ...]
+    weightings: tuple[Weighting, ...]
+    targets: tuple[Any, ...]
+    score: Score
+    target_layer: str
+    class_names: tuple[str, ...] = ()
+    alone: bool = False
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """Everything about one batch; tensors are on the CPU.
+
+    Parameters
+    ----------
+    logits : (batch, outputs)
+    scores : (batch, targets)
+    chosen
+        Per volume and target.
+    maps
+        Per method, tensors with every axis.
+    checks
+        Per method and volume.
+    alone
+        True where the volumes had to be run one at a time.
+    """
+
+    logits: Tensor
+    scores: Tensor
+    chosen: tuple[tuple[Chosen, ...], ...]
+    maps: dict[str, Maps] = field(default_factory=dict)
+    checks: dict[str, list[tuple[Check, ...]]] = field(default_factory=dict)
+    alone: bool = False
+
+
+def explain_batch(
+    network: nn.Module,
+    x: Tensor,
+    request: Request,
+    geometry: Geometry,
+    *,
+    labels: Sequence[Any] | None = None,
+    chosen: tuple[tuple[Chosen, ...], ...] | None = None,
+    run: Callable[[Tensor], Any] | None = None,
+) -> BatchResult:
+    """Explain one batch with every method asked for.
+
+    Parameters
+    ----------
+    network
+        The module inside `g3dvit.capture.guest`.
+    x : (batch, ...)
+        Its input, detached.
+    request, geometry
+        What to explain, and how the model divides its input.
+    labels
+        Class of each volume, for the target ``"label"``.
+    chosen
+        The class or contrast of each volume and target, where it is known already.
+    run
+        What to call in place of `network`, for instance with other parameters.
+    """
+    batch = _Batch(network, x, request, geometry, labels, chosen, run or network)
+    if any(METHODS[name].source == "layer" for name in request.methods):
+        batch.explain_layer()
+    if any(METHODS[name].source == "frozen gates" for name in request.methods):
+        batch.explain_frozen()
+    assert batch.result is not None  # a request has at least one method
+    return batch.result
+
+
+class _Batch:
+    """One batch while it is explained."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        request: Request,
+        geometry: Geometry,
+        labels: Sequence[Any] | None,
+        chosen: tuple[tuple[Chosen, ...], ...] | None,
+        run: Callable[[Tensor], Any],
+    ) -> None:
+        self.network = network
+        self.x = x
+        self.request = request
+        self.geometry = geometry
+        self.labels = labels
+        self.chosen = chosen
+        self.run = run
+        self.result: BatchResult | None = None
+
+    def _scores(self, logits: Tensor) -> Scores:
+        """Choose the targets of each volume, and note logits and scores once."""
+        if self.chosen is None:
+            names = self.request.class_names
+            self.chosen = choose(self.request.targets, logits, names, self.labels)
+        scores = score_batch(self.chosen, logits, self.request.score)
+        if self.result is None:
+            self.result = BatchResult(_host(logits), _host(scores.values), self.chosen)
+        return scores
+
+    def _grid(self, values: Float[Tensor, "batch patches"]) -> Float[Tensor, "batch gi gj gk"]:
+        """Put values in the order of the tokens onto the patch grid of the input."""
+        order = torch.as_tensor(self.geometry.token_order, device=values.device)
+        return values[:, order].reshape(-1, *self.geometry.grid_shape)
+
+    # -- methods of one layer --------------------------------------------------------------
+    def explain_layer(self) -> None:
+        geometry, request = self.geometry, self.request
+        counts = (geometry.num_tokens, geometry.num_patches)
+        layer_pass = LayerPass(self.network, self.x, request.target_layer, counts, run=self.run)
+        scores = self._scores(layer_pass.logits)
+        start = 0
+        if layer_pass.activations.shape[1] == geometry.num_tokens:
+            start = geometry.num_prefix_tokens
+        patches = slice(start, start + geometry.num_patches)
+        activations = layer_pass.activations[:, patches]
+        parts: dict[str, list[Maps]] = {name: [] for name in request.methods}
+        measured: list[dict[str, Tensor]] = []
+        for number in range(scores.values.shape[1]):
+            gradients = layer_pass.gradients(scores.weights[:, number])
+            for name in request.methods:
+                if name == "token_gradcam":
+                    parts[name].append(self._token_gradcam(activations, gradients[:, patches]))
+                elif name == "hirescam":
+                    relevance = hirescam(activations, gradients[:, patches])
+                    parts[name].append({"relevance": _host(self._grid(relevance))[:, None]})
+            measured.append(
+                {
+                    "dead": diagnose.dead_gradient(gradients, patches),
+                    "uniform": diagnose.uniform_gradient(gradients[:, patches]),
+                    "discarded": diagnose.discarded_share(gradients[:, patches], self._gain()),
+                }
+            )
+        for name, maps in parts.items():
+            if maps:
+                self._store(name, maps)
+        self._layer_checks(measured, activations)
+
+    def _token_gradcam(self, activations: Tensor, gradients: Tensor) -> Maps:
+        found = [token_gradcam(activations, gradients, w) for w in self.request.weightings]
+        return {
+            key: _host(torch.stack([self._grid(getattr(one, key)) for one in found], dim=1))
+            for key in ("relevance", "patch_weights", "token_sum")
+        }
+
+    def _store(self, name: str, per_target: list[Maps]) -> None:
+        assert self.result is not None  # `_scores` has made it
+        self.result.maps[name] = {
+            key: torch.stack([maps[key] for maps in per_target], dim=1) for key in per_target[0]
+        }
+
+    def _gain(self) -> Tensor | None:
+        """Return the gain of the target layer, where it is a normalisation with one."""
+        modules = dict(self.network.named_modules())
+        module = modules.get(self.request.target_layer.partition("#")[0])
+        gain = getattr(module, "weight", None)
+        return gain if isinstance(gain, Tensor) and gain.ndim == 1 else None
+
+    def _layer_checks(self, measured: list[dict[str, Tensor]], activations: Tensor) -> None:
+        assert self.result is not None  # `_scores` has made it
+        # Of several targets, the worst counts: a low value is bad for both.
+        dead = torch.stack([m["dead"] for m in measured]).amin(0).tolist()
+        uniform = torch.stack([m["uniform"] for m in measured]).amin(0).tolist()
+        discarded = torch.stack([m["discarded"] for m in measured]).amax(0).tolist()
+        centred = diagnose.centring(activations).tolist()
+        channels = activations.shape[2]
+        for name in self.request.methods:
+            if METHODS[name].source != "layer":
+                continue
+            rows = []
+            for volume in range(len(dead)):
+                row = [diagnose.check_dead(dead[volume]), diagnose.check_uniform(uniform[volume])]
+                if name == "token_gradcam":
+                    row.append(diagnose.check_centring(centred[volume], activations.dtype))
+                    row.append(diagnose.check_discarded(discarded[volume], channels))
+                rows.append(tuple(row))
+            self.result.checks[name] = rows
+
+    # -- frozen gates ----------------------------------------------------------------------
+    def explain_frozen(self) -> None:
+        if self.request.alone and len(self.x) > 1:
+            self._one_at_a_time()
+            return
+        shares, scores = self._frozen_shares()
+        errors = torch.stack([e for _, e in shares], dim=1)
+        if len(self.x) > 1 and float(errors.max()) > self._retry():
+            self._one_at_a_time()
+            return
+        assert self.result is not None  # `_scores` has made it
+        self._store("frozen_gate", [self._frozen_maps(s, e) for s, e in shares])
+        module = ""
+        if float(errors.max()) > 0.05:
+            number = int(errors.amax(0).argmax())
+            worst = int(errors[:, number].argmax())
+            weights = scores.weights[worst : worst + 1, number]
+            module = unconserved_module(
+                self.network, self.x[worst : worst + 1], weights, self._counts(), run=self.run
+            )
+        size = torch.stack([_patch_share(s) for s, _ in shares], dim=1).amin(1).tolist()
+        self.result.checks["frozen_gate"] = [
+            (diagnose.check_dead(share), diagnose.check_completeness(error, module))
+            for share, error in zip(size, errors.amax(1).tolist(), strict=True)
+        ]
+
+    def _counts(self) -> tuple[int, ...]:
+        return (self.geometry.num_tokens, self.geometry.num_patches)
+
+    def _retry(self) -> float:
+        return _RETRY if self.x.dtype in (torch.float32, torch.float64) else 10 * _RETRY
+
+    def _frozen_shares(self) -> tuple[list[tuple[FrozenGateMap, Tensor]], Scores]:
+        frozen = FrozenPass(self.run, self.x, self._counts())
+        scores = self._scores(frozen.logits)
+        found = []
+        for number in range(scores.values.shape[1]):
+            products = frozen.products(scores.weights[:, number])
+            shares = frozen_gate_shares(
+                products,
+                self.geometry.num_patches,
+                self.geometry.num_prefix_tokens,
+                self._by_patch(self._volume(products.voxels)),
+                scores.offsets[:, number],
+            )
+            found.append((shares, completeness_error(shares, scores.values[:, number])))
+        return found, scores
+
+    def _volume(self, voxels: Tensor) -> Float[Tensor, "batch i j k"]:
+        """Bring values in the input's layout to (i, j, k), summed over channels."""
+        axes = [axis + 1 for axis in self.geometry.spatial_axes]
+        rest = [axis for axis in range(1, voxels.ndim) if axis not in axes]
+        volume = voxels.permute(0, *axes, *rest)
+        return volume.flatten(4).sum(4) if rest else volume
+
+    def _by_patch(self, volume: Float[Tensor, "batch i j k"]) -> Float[Tensor, "batch patches"]:
+        """Sum voxels over each patch, in the order of the tokens."""
+        sizes = zip(self.geometry.grid_shape, self.geometry.patch_size, strict=True)
+        split = volume.reshape(-1, *[n for pair in sizes for n in pair])
+        patches = split.sum((2, 4, 6)).flatten(1)
+        order = torch.as_tensor(self.geometry.token_order, device=patches.device)
+        return torch.empty_like(patches).index_copy_(1, order, patches)
+
+    def _frozen_maps(self, shares: FrozenGateMap, error: Tensor) -> Maps:
+        maps = {
+            "relevance": shares.relevance,
+            "content": shares.content,
+            "position": shares.position,
+            "embedding_bias": shares.embedding_bias,
+        }
+        return {name: _host(self._grid(values)) for name, values in maps.items()} | {
+            "voxel_relevance": _host(self._volume(shares.voxels)),
+            "prefix": _host(shares.prefix),
+            "bias": _host(shares.bias),
+            "completeness_error": _host(error),
+        }
+
+    def _one_at_a_time(self) -> None:
+        request = replace(self.request, methods=("frozen_gate",), alone=False)
+        single = []
+        for n in range(len(self.x)):
+            labels = None if self.labels is None else self.labels[n : n + 1]
+            chosen = None if self.chosen is None else self.chosen[n : n + 1]
+            single.append(
+                explain_batch(
+                    self.network,
+                    self.x[n : n + 1],
+                    request,
+                    self.geometry,
+                    labels=labels,
+                    chosen=chosen,
+                    run=self.run,
+                )
+            )
+        if self.result is None:
+            self.result = BatchResult(
+                torch.cat([one.logits for one in single]),
+                torch.cat([one.scores for one in single]),
+                tuple(row for one in single for row in one.chosen),
+            )
+        parts = [one.maps["frozen_gate"] for one in single]
+        self.result.maps["frozen_gate"] = {
+            key: torch.cat([maps[key] for maps in parts]) for key in parts[0]
+        }
+        self.result.checks["frozen_gate"] = [one.checks["frozen_gate"][0] for one in single]
+        self.result.alone = (
+            diagnose.worst(check for row in self.result.checks["frozen_gate"] for check in row)
+            != "fail"
+        )
+
+
+def _host(x: Tensor) -> Tensor:
+    return x.detach().to("cpu", torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def _patch_share(shares: FrozenGateMap) -> Tensor:
+    """Return the largest share of a patch over the largest of any share, per volume."""
+    largest = shares.relevance.abs().amax(1)
+    others = torch.maximum(shares.prefix.abs(), shares.bias.abs())
+    top = torch.maximum(largest, others)
+    return torch.where(top > 0, largest / torch.where(top > 0, top, 1.0), 0.0)
