@@ -10,6 +10,7 @@ check              measured                                                   fa
 =================  =========================================================  ========  =======
 dead gradient      max_p |g_p| / max_t |g_t| over all tokens t                < 1e-6    < 1e-3
 uniform gradient   |G - mean_p g_p| / |G|                                     < 1e-4    < 1e-2
+empty map          max_p |R_p| / max(max_p |R_p|, |prefix|, |bias|)           < 1e-6    < 1e-3
 centring           sqrt(D) * median_p |sum_d a_pd| / sum_d |a_pd|             < 100 u   < 0.1
 discarded share    median_p (sum_d gamma_d g_pd)^2 / (D |gamma g_p|^2)        -         -
 float64 agreement  Spearman correlation of float32 and float64 patch scores   < 0.95    < 0.99
@@ -25,9 +26,6 @@ backward pass throws away, and all that mean weights keep; 1/D is chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,69 +33,30 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from g3dvit.errors import InputError
+from g3dvit.accuracy import balanced_accuracy, model_at_chance
+from g3dvit.checks import Check, Verdict, judge, worst
 
-Verdict = Literal["pass", "warn", "fail"]
-_ORDER: tuple[Verdict, ...] = ("pass", "warn", "fail")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check of one map, or of a model.
-
-    Parameters
-    ----------
-    name
-        What is checked.
-    value
-        What was measured.
-    threshold_warn, threshold_fail
-        Where it warns and fails; None where it does not.
-    verdict
-        ``"pass"``, ``"warn"`` or ``"fail"``.
-    sentence
-        What it means, with the number.
-    """
-
-    name: str
-    value: float
-    threshold_warn: float | None
-    threshold_fail: float | None
-    verdict: Verdict
-    sentence: str
-
-
-def worst(checks: Iterable[Check]) -> Verdict:
-    """Return the worst verdict; ``"pass"`` where there is no check."""
-    return max((check.verdict for check in checks), key=_ORDER.index, default="pass")
-
-
-def _verdict(value: float, warn: float | None, fail: float | None, *, low_is_bad: bool) -> Verdict:
-    if math.isnan(value):
-        return "fail"
-    sign = 1 if low_is_bad else -1
-    if fail is not None and sign * value < sign * fail:
-        return "fail"
-    if warn is not None and sign * value < sign * warn:
-        return "warn"
-    return "pass"
-
-
-def _check(
-    name: str,
-    value: float,
-    warn: float,
-    fail: float,
-    sentences: tuple[str, str, str],
-    *,
-    low_is_bad: bool = True,
-) -> Check:
-    """Judge a value; the sentences are for pass, warn and fail."""
-    verdict = _verdict(value, warn, fail, low_is_bad=low_is_bad)
-    limit = fail if verdict == "fail" else warn
-    side = "at least" if low_is_bad else "at most"
-    sentence = f"{sentences[_ORDER.index(verdict)]} ({value:.1e}; {side} {limit:.0e} is asked for)."
-    return Check(name, value, warn, fail, verdict, sentence)
+__all__ = [
+    "Check",
+    "Verdict",
+    "agreement_float64",
+    "balanced_accuracy",
+    "centring",
+    "check_centring",
+    "check_completeness",
+    "check_dead",
+    "check_discarded",
+    "check_empty",
+    "check_uniform",
+    "dead_gradient",
+    "discarded_share",
+    "model_at_chance",
+    "no_float64",
+    "rounding_unit",
+    "spearman",
+    "uniform_gradient",
+    "worst",
+]
 
 
 def rounding_unit(dtype: torch.dtype) -> float:
@@ -152,7 +111,7 @@ def _ratio(above: Tensor, below: Tensor) -> Tensor:
 
 def check_dead(value: float) -> Check:
     """Judge `dead_gradient`."""
-    return _check(
+    return judge(
         "dead gradient",
         value,
         1e-3,
@@ -165,9 +124,24 @@ def check_dead(value: float) -> Check:
     )
 
 
+def check_empty(value: float) -> Check:
+    """Judge the largest share of a patch over the largest of any share."""
+    return judge(
+        "empty map",
+        value,
+        1e-3,
+        1e-6,
+        (
+            "The patches have a share in the score",
+            "The patches have hardly any share in the score",
+            "The patches have no share in the score, so this map is empty",
+        ),
+    )
+
+
 def check_uniform(value: float) -> Check:
     """Judge `uniform_gradient`."""
-    return _check(
+    return judge(
         "uniform gradient",
         value,
         1e-2,
@@ -182,7 +156,7 @@ def check_uniform(value: float) -> Check:
 
 def check_centring(value: float, dtype: torch.dtype) -> Check:
     """Judge `centring` for activations of the given type."""
-    return _check(
+    return judge(
         "centring",
         value,
         0.1,
@@ -216,8 +190,8 @@ def check_completeness(error: float, module: str = "") -> Check:
     module
         Where it arises, if known.
     """
-    where = f"; it arises in {module}, which computes what is not known here" if module else ""
-    return _check(
+    where = f"; relevance is lost or gained in {module}" if module else ""
+    return judge(
         "completeness",
         error,
         0.01,
@@ -254,7 +228,7 @@ def agreement_float64(relevance: ArrayLike, relevance64: ArrayLike) -> Check:
     relevance, relevance64 : (patches,)
         Raw patch scores of one volume, as they are and computed in float64.
     """
-    return _check(
+    return judge(
         "float64 agreement",
         spearman(relevance, relevance64),
         0.99,
@@ -278,108 +252,3 @@ def no_float64(reason: str) -> Check:
         f"Whether the map is rounding error is unknown: the model cannot be run in float64 "
         f"({reason}).",
     )
-
-
-def balanced_accuracy(
-    n_correct: Sequence[float], n_total: Sequence[float], *, z: float = 1.959964
-) -> tuple[float, float, float]:
-    """Return the balanced accuracy and its interval.
-
-    Parameters
-    ----------
-    n_correct, n_total : (classes,)
-        Correct and all held-out units of each class.
-    z
-        Normal quantile; 1.96 for 95 %.
-
-    Returns
-    -------
-    accuracy, low, high
-        Mean recall over classes, and Wilson's intervals of the recalls combined by their
-        distances from the estimates.
-
-    References
-    ----------
-    Zou and Donner 2008, https://doi.org/10.1002/sim.3095
-
-    Examples
-    --------
-    >>> accuracy, low, high = balanced_accuracy([18, 15], [20, 20])
-    >>> round(accuracy, 3), round(low, 3), round(high, 3)
-    (0.825, 0.676, 0.903)
-    """
-    k, n = np.asarray(n_correct, np.float64), np.asarray(n_total, np.float64)
-    if k.shape != n.shape or k.ndim != 1 or not len(k) or (n <= 0).any() or (k > n).any():
-        raise InputError(
-            f"`n_correct` {n_correct} and `n_total` {n_total} must be counts of the same classes, "
-            "each with at least one unit"
-        )
-    p = k / n
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    low, high = centre - half, centre + half
-    accuracy, count = float(p.mean()), len(p)
-    below = math.sqrt(float(((p - low) ** 2).sum())) / count
-    above = math.sqrt(float(((high - p) ** 2).sum())) / count
-    return accuracy, max(0.0, accuracy - below), min(1.0, accuracy + above)
-
-
-def model_at_chance(
-    predictions: Sequence[int] | None,
-    labels: Sequence[int | None] | None,
-    *,
-    num_classes: int = 2,
-    units: Sequence[Any] | None = None,
-) -> Check:
-    """Judge whether a model is better than chance on held-out volumes.
-
-    Parameters
-    ----------
-    predictions, labels : (volumes,)
-        Class indices; volumes whose label is None are left out.
-    num_classes
-        How many classes the model has; chance is one over it.
-    units : (volumes,)
-        Block, run or subject of each volume: what is independent. The interval then counts units
-        and not volumes. Volumes one after another are not independent.
-
-    Returns
-    -------
-    Check
-        Its value is the lower end of the 95 % interval of the balanced accuracy. It warns where
-        nothing can be said: no labels, or labels of one class only.
-    """
-    name, chance = "model at chance", 1 / num_classes
-    pairs = [
-        (int(p), int(label), None if units is None else units[n])
-        for n, (p, label) in enumerate(zip(predictions or (), labels or (), strict=True))
-        if label is not None
-    ]
-    classes = sorted({label for _, label, _ in pairs})
-    if len(classes) < 2:
-        reason = "no volume has a label" if not classes else "all labelled volumes are of one class"
-        return Check(
-            name,
-            math.nan,
-            None,
-            chance,
-            "warn",
-            f"Accuracy unknown: {reason}. A map of a model that guesses shows nothing.",
-        )
-    correct, total = [], []
-    for c in classes:
-        mine = [(p == c, unit) for p, label, unit in pairs if label == c]
-        recall = sum(hit for hit, _ in mine) / len(mine)
-        count = len(mine) if units is None else len({unit for _, unit in mine})
-        correct.append(recall * count)
-        total.append(float(count))
-    accuracy, low, high = balanced_accuracy(correct, total)
-    counted = "volumes" if units is None else "independent units"
-    facts = (
-        f"balanced accuracy {accuracy:.2f}, 95 % interval {low:.2f} to {high:.2f} over "
-        f"{int(sum(total))} {counted}; chance {chance:.2f}"
-    )
-    if low <= chance:
-        sentence = f"This model cannot be told from chance, so its maps show nothing ({facts})."
-        return Check(name, low, None, chance, "fail", sentence)
-    return Check(name, low, None, chance, "pass", f"This model is better than chance ({facts}).")

@@ -7,24 +7,30 @@ nothing itself: targets are chosen in `g3dvit.targets`, a batch is explained in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast, overload
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
-from g3dvit import diagnose
-from g3dvit.capture import clean_input, guest, unwrap
+from g3dvit.capture import guest, unwrap
 from g3dvit.diagnose import Check
-from g3dvit.errors import InputError, LayerError, MethodError
-from g3dvit.explain_batch import BatchResult, Request, explain_batch
+from g3dvit.errors import InputError
+from g3dvit.explain_batch import BatchResult, explain_batch
+from g3dvit.explain_float64 import compare_float64
+from g3dvit.explain_inputs import check_volumes, choose_batch_size, to_input
+from g3dvit.explain_request import (
+    Request,
+    refuse_empty_layer,
+    resolve_layer,
+    resolve_methods,
+    resolve_weightings,
+)
 from g3dvit.explanation import Explanation, join
 from g3dvit.geometry import Geometry
-from g3dvit.methods import METHODS, WEIGHTINGS, Weighting, did_you_mean, find_method
-from g3dvit.targets import Chosen, resolve_score, split_targets
+from g3dvit.methods import METHODS, Weighting
+from g3dvit.targets import resolve_score, split_targets
 
 __all__ = ["Explainer", "Explanation"]
 
@@ -98,11 +104,35 @@ class Explainer:
         self._alone = False
 
     @overload
-    def explain(self, x: Any, method: str = "token_gradcam", **options: Any) -> Explanation: ...
+    def explain(
+        self,
+        x: Any,
+        method: str = ...,
+        *,
+        weighting: str | Sequence[str] = ...,
+        target: Any = ...,
+        score: str | None = ...,
+        target_layer: str | None = ...,
+        batch_size: int | None = ...,
+        labels: Sequence[Any] | None = ...,
+        check: str | Sequence[str] = ...,
+        progress: Progress | None = ...,
+    ) -> Explanation: ...
 
     @overload
     def explain(
-        self, x: Any, method: Sequence[str], **options: Any
+        self,
+        x: Any,
+        method: Sequence[str],
+        *,
+        weighting: str | Sequence[str] = ...,
+        target: Any = ...,
+        score: str | None = ...,
+        target_layer: str | None = ...,
+        batch_size: int | None = ...,
+        labels: Sequence[Any] | None = ...,
+        check: str | Sequence[str] = ...,
+        progress: Progress | None = ...,
     ) -> Mapping[str, Explanation]: ...
 
     def explain(
@@ -162,28 +192,28 @@ class Explainer:
             If `target_layer` is named and absent, or its gradients say nothing about places.
         """
         # 1. what is asked for
-        names = self._methods(method)
+        names = resolve_methods(method)
         targets, several_targets = split_targets(target, self.geometry.num_outputs)
-        weightings, several_weightings = self._weightings(weighting, names)
+        weightings, several_weightings = resolve_weightings(weighting, names)
         request = Request(
             methods=names,
             weightings=weightings,
             targets=targets,
             score=resolve_score(score, names),
-            target_layer=self._layer(target_layer, names),
+            target_layer=resolve_layer(target_layer, names, self.geometry, self.model),
             class_names=self.class_names,
         )
-        checks = self._checks(check)
+        checks = _known_checks(check)
         # 2. the volumes
-        volumes = self._volumes(x)
+        volumes = check_volumes(x, self.geometry.input_shape)
         if labels is not None and len(labels) != len(volumes):
             raise InputError(f"{len(labels)} `labels` were given for {len(volumes)} volumes")
-        size = self._batch_size(batch_size)
+        size = choose_batch_size(batch_size, self.geometry)
         # 3. batch after batch, the model as a guest
         batches: list[BatchResult] = []
         with guest(self.model) as network:
             for start in range(0, len(volumes), size):
-                inputs = self._input(volumes, start, size, network)
+                inputs = to_input(volumes[start : start + size], network)
                 mine = None if labels is None else labels[start : start + size]
                 result = explain_batch(
                     network,
@@ -193,7 +223,8 @@ class Explainer:
                     labels=mine,
                 )
                 self._alone |= result.alone
-                self._refuse_empty(result, target_layer)
+                if target_layer is not None and start == 0:
+                    refuse_empty_layer(request.target_layer, result.checks.values(), self.geometry)
                 if start == 0 and "float64" in checks:
                     self._add_float64(network, inputs, request, result)
                 batches.append(result)
@@ -241,7 +272,7 @@ class Explainer:
         """
         if isinstance(result, Mapping):
             return {name: self.check_float64(x, one) for name, one in result.items()}
-        volumes = self._volumes(x)
+        volumes = check_volumes(x, self.geometry.input_shape)
         if len(volumes) > len(result):
             raise InputError(f"{len(volumes)} volumes were given, {len(result)} were explained")
         several = result.scores.ndim == 2
@@ -253,92 +284,18 @@ class Explainer:
             score=resolve_score(result.score, [result.method]),
             target_layer=result.target_layer or "",
         )
-        size = self._batch_size(None)
+        size = choose_batch_size(None, self.geometry)
         rows: list[Check] = []
         with guest(self.model) as network:
             for start in range(0, len(volumes), size):
-                inputs = self._input(volumes, start, size, network)
+                inputs = to_input(volumes[start : start + size], network)
                 some = chosen[start : start + size]
                 relevance = result.relevance[start : start + len(inputs)]
                 maps = {result.method: relevance}
-                rows += self._float64(network, inputs, request, some, maps)[result.method]
+                now = replace(request, alone=self._alone)
+                checks = compare_float64(network, inputs, now, self.geometry, some, maps)
+                rows += checks[result.method]
         return tuple(rows)
-
-    # -- what is asked for -----------------------------------------------------------------
-    def _methods(self, method: str | Sequence[str]) -> tuple[str, ...]:
-        names = (method,) if isinstance(method, str) else tuple(method)
-        if not names:
-            raise MethodError(f"`method` is empty; choose from {', '.join(METHODS)}")
-        return tuple(dict.fromkeys(find_method(name).name for name in names))
-
-    def _weightings(
-        self, weighting: str | Sequence[str], names: Sequence[str]
-    ) -> tuple[tuple[Weighting, ...], bool]:
-        several = not isinstance(weighting, str) or weighting == "all"
-        asked = (weighting,) if isinstance(weighting, str) else tuple(weighting)
-        if asked == ("all",):
-            asked = WEIGHTINGS
-        for one in asked or ("none",):
-            if one not in WEIGHTINGS:
-                raise MethodError(
-                    f"there is no weighting {one!r}{did_you_mean(one, WEIGHTINGS)}; choose from "
-                    f"{', '.join(WEIGHTINGS)}, or 'all'"
-                )
-        self._refuse_argument("weighting", weighting != "mean", names)
-        return cast("tuple[Weighting, ...]", asked), several
-
-    @staticmethod
-    def _refuse_argument(argument: str, given: bool, names: Sequence[str]) -> None:  # noqa: FBT001
-        if given and not any(argument in METHODS[name].arguments for name in names):
-            able = ", ".join(name for name, m in METHODS.items() if argument in m.arguments)
-            raise MethodError(
-                f"`{argument}` means nothing to {', '.join(names)}; methods that take it: {able}"
-            )
-
-    def _layer(self, asked: str | None, names: Sequence[str]) -> str:
-        """Return the layer to take; refuse a named one that is absent or says nothing."""
-        self._refuse_argument("target_layer", asked is not None, names)
-        geometry = self.geometry
-        works = ", ".join(geometry.alive_layers) or "none"
-        if asked is None:
-            if not geometry.default_layer and any(METHODS[n].source == "layer" for n in names):
-                raise LayerError(
-                    "no normalisation layer of this model has gradients that tell patches apart; "
-                    "use method='frozen_gate', or name another layer"
-                )
-            return geometry.default_layer
-        name = asked
-        while name.startswith(("module.", "_orig_mod.")) and geometry.layer(name) is None:
-            name = name.partition(".")[2]
-        layer = geometry.layer(name)
-        if layer is None and name.partition("#")[0] not in dict(unwrap(self.model).named_modules()):
-            known = [layer.name for layer in geometry.layers]
-            raise LayerError(
-                f"the model has no layer {asked!r}{did_you_mean(asked, known)}; normalisation "
-                f"layers that work: {works}"
-            )
-        if layer is not None and layer.status != "alive":
-            raise LayerError(_why_not(name, layer.status, works))
-        return name
-
-    def _refuse_empty(self, result: BatchResult, asked: str | None) -> None:
-        """Refuse a named layer that is no normalisation and turns out to say nothing."""
-        if asked is None or self.geometry.layer(asked) is not None:
-            return
-        for rows in result.checks.values():
-            for name, status in (("dead gradient", "dead"), ("uniform gradient", "uniform")):
-                verdicts = [c.verdict for row in rows for c in row if c.name == name]
-                if verdicts and all(v == "fail" for v in verdicts):
-                    works = ", ".join(self.geometry.alive_layers) or "none"
-                    raise LayerError(_why_not(asked, status, works))
-
-    @staticmethod
-    def _checks(check: str | Sequence[str]) -> tuple[str, ...]:
-        asked = (check,) if isinstance(check, str) else tuple(check)
-        for name in asked:
-            if name not in CHECKS:
-                raise InputError(f"there is no check {name!r}; choose from {', '.join(CHECKS)}")
-        return asked
 
     # -- the volumes -----------------------------------------------------------------------
     def _check_device(self, device: str | torch.device | None) -> None:
@@ -355,94 +312,17 @@ class Explainer:
         parameter = next(self.model.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
-    def _volumes(self, x: Any) -> Tensor | np.ndarray[Any, Any]:
-        shape = self.geometry.input_shape
-        values = x if isinstance(x, (Tensor, np.ndarray)) else np.asarray(x)
-        expected = "(volumes, " + ", ".join(map(str, shape)) + ")"
-        if tuple(values.shape[1:]) != shape or values.ndim != len(shape) + 1:
-            hint = "; add the axis of volumes: x[None]" if tuple(values.shape) == shape else ""
-            raise InputError(
-                f"`x` must have the shape {expected}, was given {tuple(values.shape)}{hint}"
-            )
-        if not len(values):
-            raise InputError(f"`x` holds no volume: its shape is {tuple(values.shape)}")
-        for number in range(len(values)):
-            finite = (
-                torch.isfinite(values[number])
-                if isinstance(values, Tensor)
-                else np.isfinite(values[number])
-            )
-            if not bool(finite.all()):
-                bad = int((~finite).sum())
-                raise InputError(
-                    f"volume {number} of `x` has {bad} values that are not finite; replace them "
-                    "as in training (the preparations of g3dvit do so)"
-                )
-        return values
-
-    def _batch_size(self, asked: int | None) -> int:
-        if asked is None:
-            # About as many tokens as make good use of a CPU; activations stay below a gigabyte.
-            asked = max(1, min(32, 4096 // self.geometry.num_tokens))
-        elif isinstance(asked, bool) or int(asked) != asked or asked < 1:
-            raise InputError(f"`batch_size` takes a positive integer, was given {asked!r}")
-        # As many volumes as tokens could not be told from tokens by their number.
-        return (
-            asked - 1 if asked in (self.geometry.num_tokens, self.geometry.num_patches) else asked
-        )
-
-    def _input(
-        self, volumes: Tensor | np.ndarray[Any, Any], start: int, size: int, network: nn.Module
-    ) -> Tensor:
-        some = volumes[start : start + size]
-        tensor = some if isinstance(some, Tensor) else torch.from_numpy(np.array(some))
-        floating = (p for p in network.parameters() if p.is_floating_point())
-        like = next(floating, torch.empty(0))
-        return clean_input(tensor).to(like.device, like.dtype)
-
     # -- float64 ---------------------------------------------------------------------------
     def _add_float64(
-        self, network: nn.Module, x: Tensor, request: Request, result: BatchResult
+        self, network: nn.Module, x: torch.Tensor, request: Request, result: BatchResult
     ) -> None:
         maps = {name: result.maps[name]["relevance"] for name in request.methods}
-        checks = self._float64(network, x, request, result.chosen, maps)
+        now = replace(request, alone=self._alone)
+        checks = compare_float64(network, x, now, self.geometry, result.chosen, maps)
         for name in request.methods:
             result.checks[name] = [
                 (*row, check) for row, check in zip(result.checks[name], checks[name], strict=True)
             ]
-
-    def _float64(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        request: Request,
-        chosen: tuple[tuple[Chosen, ...], ...],
-        maps: Mapping[str, Tensor],
-    ) -> dict[str, list[Check]]:
-        """Explain a batch with float64 copies of all parameters and compare the maps."""
-        state = {
-            name: t.detach().double() if t.is_floating_point() else t.detach()
-            for name, t in (*network.named_parameters(), *network.named_buffers())
-        }
-        try:
-            exact = explain_batch(
-                network,
-                x.double(),
-                replace(request, alone=self._alone),
-                self.geometry,
-                chosen=chosen,
-                run=lambda inputs: functional_call(network, state, (inputs,)),
-            )
-        except (RuntimeError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            return {name: [diagnose.no_float64(reason)] * len(x) for name in maps}
-        return {
-            name: [
-                _agreement(values[n], exact.maps[name]["relevance"][n], self.geometry.num_patches)
-                for n in range(len(x))
-            ]
-            for name, values in maps.items()
-        }
 
     # -- the result ------------------------------------------------------------------------
     def _explanation(
@@ -480,19 +360,9 @@ class Explainer:
         return f"Explainer({type(unwrap(self.model)).__name__}, patch grid {grid})"
 
 
-def _why_not(name: str, status: str, works: str) -> str:
-    why = {
-        "dead": "the class value's gradient does not reach its patch tokens, so its map is empty",
-        "uniform": "the class value's gradient is the same for all its patch tokens, so its map "
-        "says nothing about places",
-    }[status]
-    return f"layer {name!r} cannot be explained: {why}. Layers that work: {works}"
-
-
-def _agreement(relevance: Tensor, exact: Tensor, num_patches: int) -> Check:
-    """Return the worst agreement over the targets and weightings of one volume."""
-    pairs: Iterator[tuple[Tensor, Tensor]] = zip(
-        relevance.reshape(-1, num_patches), exact.reshape(-1, num_patches), strict=True
-    )
-    found = [diagnose.agreement_float64(a.numpy(), b.numpy()) for a, b in pairs]
-    return min(found, key=lambda check: check.value)
+def _known_checks(check: str | Sequence[str]) -> tuple[str, ...]:
+    asked = (check,) if isinstance(check, str) else tuple(check)
+    for name in asked:
+        if name not in CHECKS:
+            raise InputError(f"there is no check {name!r}; choose from {', '.join(CHECKS)}")
+    return asked

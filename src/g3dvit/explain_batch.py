@@ -18,47 +18,17 @@ from g3dvit import diagnose
 from g3dvit.capture import FrozenPass, LayerPass
 from g3dvit.capture.conservation import unconserved_module
 from g3dvit.diagnose import Check
+from g3dvit.explain_request import Request
 from g3dvit.explanation import Maps
 from g3dvit.geometry import Geometry
-from g3dvit.methods import METHODS, Weighting, completeness_error, hirescam, token_gradcam
+from g3dvit.methods import METHODS, completeness_error, hirescam, token_gradcam
 from g3dvit.methods import frozen_gate as frozen_gate_shares
 from g3dvit.methods.frozen_gates import FrozenGateMap
-from g3dvit.targets import Chosen, Score, Scores, choose, score_batch
+from g3dvit.targets import Chosen, Scores, choose, score_batch
 
 #: Above this completeness error the volumes of a batch are run one at a time: a model may hold
 #: its volumes on an axis where they cannot be told apart.
 _RETRY = 2e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is to be explained, with every choice made.
-
-    Parameters
-    ----------
-    methods
-        Their names.
-    weightings
-        Token Grad-CAM's weightings.
-    targets
-        As `g3dvit.targets.choose` takes them.
-    score
-        Which score of the target.
-    target_layer
-        Where the tokens are taken.
-    class_names
-        In the order of the outputs.
-    alone
-        Run the volumes one at a time under frozen gates.
-    """
-
-    methods: tuple[str, ...]
-    weightings: tuple[Weighting, ...]
-    targets: tuple[Any, ...]
-    score: Score
-    target_layer: str
-    class_names: tuple[str, ...] = ()
-    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -255,7 +225,7 @@ class _Batch:
             )
         size = torch.stack([_patch_share(s) for s, _ in shares], dim=1).amin(1).tolist()
         self.result.checks["frozen_gate"] = [
-            (diagnose.check_dead(share), diagnose.check_completeness(error, module))
+            (diagnose.check_empty(share), diagnose.check_completeness(error, module))
             for share, error in zip(size, errors.amax(1).tolist(), strict=True)
         ]
 

@@ -121,7 +121,7 @@ def unconserved_module(
         for handle in gates.handles:
             handle.remove()
     if not logits.requires_grad:
-        return "the end of the model: a softmax over its outputs, where no relevance gets through"
+        return "the softmax at the end of the model: explain its logits instead"
     gained = _gains(gates, logits, weights)
     size = max((abs(gain) for gain in gained.values()), default=0.0)
     scale = max(float((logits.detach() * weights).sum().abs()), size)

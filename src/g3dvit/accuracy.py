@@ -1,0 +1,117 @@
+"""Whether a model is better than chance: without that its maps show nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from g3dvit.checks import Check
+from g3dvit.errors import InputError
+
+
+def balanced_accuracy(
+    n_correct: Sequence[float], n_total: Sequence[float], *, z: float = 1.959964
+) -> tuple[float, float, float]:
+    """Return the balanced accuracy and its interval.
+
+    Parameters
+    ----------
+    n_correct, n_total : (classes,)
+        Correct and all held-out units of each class.
+    z
+        Normal quantile; 1.96 for 95 %.
+
+    Returns
+    -------
+    accuracy, low, high
+        Mean recall over classes, and Wilson's intervals of the recalls combined by their
+        distances from the estimates.
+
+    References
+    ----------
+    Zou and Donner 2008, https://doi.org/10.1002/sim.3095
+
+    Examples
+    --------
+    >>> accuracy, low, high = balanced_accuracy([18, 15], [20, 20])
+    >>> round(accuracy, 3), round(low, 3), round(high, 3)
+    (0.825, 0.676, 0.903)
+    """
+    k, n = np.asarray(n_correct, np.float64), np.asarray(n_total, np.float64)
+    if k.shape != n.shape or k.ndim != 1 or not len(k) or (n <= 0).any() or (k > n).any():
+        raise InputError(
+            f"`n_correct` {n_correct} and `n_total` {n_total} must be counts of the same classes, "
+            "each with at least one unit"
+        )
+    p = k / n
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    low, high = centre - half, centre + half
+    accuracy, count = float(p.mean()), len(p)
+    below = math.sqrt(float(((p - low) ** 2).sum())) / count
+    above = math.sqrt(float(((high - p) ** 2).sum())) / count
+    return accuracy, max(0.0, accuracy - below), min(1.0, accuracy + above)
+
+
+def model_at_chance(
+    predictions: Sequence[int] | None,
+    labels: Sequence[int | None] | None,
+    *,
+    num_classes: int = 2,
+    units: Sequence[Any] | None = None,
+) -> Check:
+    """Judge whether a model is better than chance on held-out volumes.
+
+    Parameters
+    ----------
+    predictions, labels : (volumes,)
+        Class indices; volumes whose label is None are left out.
+    num_classes
+        How many classes the model has; chance is one over it.
+    units : (volumes,)
+        Block, run or subject of each volume: what is independent. The interval then counts units
+        and not volumes. Volumes one after another are not independent.
+
+    Returns
+    -------
+    Check
+        Its value is the lower end of the 95 % interval of the balanced accuracy. It warns where
+        nothing can be said: no labels, or labels of one class only.
+    """
+    name, chance = "model at chance", 1 / num_classes
+    pairs = [
+        (int(p), int(label), None if units is None else units[n])
+        for n, (p, label) in enumerate(zip(predictions or (), labels or (), strict=True))
+        if label is not None
+    ]
+    classes = sorted({label for _, label, _ in pairs})
+    if len(classes) < 2:
+        reason = "no volume has a label" if not classes else "all labelled volumes are of one class"
+        return Check(
+            name,
+            math.nan,
+            None,
+            chance,
+            "warn",
+            f"Accuracy unknown: {reason}. A map of a model that guesses shows nothing.",
+        )
+    correct, total = [], []
+    for c in classes:
+        mine = [(p == c, unit) for p, label, unit in pairs if label == c]
+        recall = sum(hit for hit, _ in mine) / len(mine)
+        count = len(mine) if units is None else len({unit for _, unit in mine})
+        correct.append(recall * count)
+        total.append(float(count))
+    accuracy, low, high = balanced_accuracy(correct, total)
+    counted = "volumes" if units is None else "independent units"
+    facts = (
+        f"balanced accuracy {accuracy:.2f}, 95 % interval {low:.2f} to {high:.2f} over "
+        f"{int(sum(total))} {counted}; chance {chance:.2f}"
+    )
+    if low <= chance:
+        sentence = f"This model cannot be told from chance, so its maps show nothing ({facts})."
+        return Check(name, low, None, chance, "fail", sentence)
+    return Check(name, low, None, chance, "pass", f"This model is better than chance ({facts}).")

@@ -1,0 +1,171 @@
+"""What is to be explained: methods, weightings, targets and layer, checked against the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import nn
+
+from g3dvit.capture import unwrap
+from g3dvit.diagnose import Check
+from g3dvit.errors import LayerError, MethodError
+from g3dvit.geometry import Geometry
+from g3dvit.methods import METHODS, WEIGHTINGS, Weighting, did_you_mean, find_method
+from g3dvit.targets import Score
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be explained, with every choice made.
+
+    Parameters
+    ----------
+    methods
+        Their names.
+    weightings
+        Token Grad-CAM's weightings.
+    targets
+        As `g3dvit.targets.choose` takes them.
+    score
+        Which score of the target.
+    target_layer
+        Where the tokens are taken.
+    class_names
+        In the order of the outputs.
+    alone
+        Run the volumes one at a time under frozen gates.
+    """
+
+    methods: tuple[str, ...]
+    weightings: tuple[Weighting, ...]
+    targets: tuple[Any, ...]
+    score: Score
+    target_layer: str
+    class_names: tuple[str, ...] = ()
+    alone: bool = False
+
+
+def resolve_methods(method: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of known methods, each once.
+
+    Raises
+    ------
+    MethodError
+        If none is named, or one is not known.
+    """
+    names = (method,) if isinstance(method, str) else tuple(method)
+    if not names:
+        raise MethodError(f"`method` is empty; choose from {', '.join(METHODS)}")
+    return tuple(dict.fromkeys(find_method(name).name for name in names))
+
+
+def resolve_weightings(
+    weighting: str | Sequence[str], methods: Sequence[str]
+) -> tuple[tuple[Weighting, ...], bool]:
+    """Return the weightings, and whether several were asked for.
+
+    Raises
+    ------
+    MethodError
+        If one is not known, or no method has weightings.
+    """
+    several = not isinstance(weighting, str) or weighting == "all"
+    asked = (weighting,) if isinstance(weighting, str) else tuple(weighting)
+    if asked == ("all",):
+        asked = WEIGHTINGS
+    for one in asked or ("none",):
+        if one not in WEIGHTINGS:
+            raise MethodError(
+                f"there is no weighting {one!r}{did_you_mean(one, WEIGHTINGS)}; choose from "
+                f"{', '.join(WEIGHTINGS)}, or 'all'"
+            )
+    if weighting != "mean":
+        _refuse_argument("weighting", methods)
+    return cast("tuple[Weighting, ...]", asked), several
+
+
+def _refuse_argument(argument: str, methods: Sequence[str]) -> None:
+    """Refuse an argument that is not at its default and that no method asked for takes."""
+    if not any(argument in METHODS[name].arguments for name in methods):
+        able = ", ".join(name for name, m in METHODS.items() if argument in m.arguments)
+        raise MethodError(
+            f"`{argument}` means nothing to {', '.join(methods)}; methods that take it: {able}"
+        )
+
+
+def resolve_layer(
+    asked: str | None, methods: Sequence[str], geometry: Geometry, model: nn.Module
+) -> str:
+    """Return the layer to take; refuse a named one that is absent or says nothing about places.
+
+    Raises
+    ------
+    LayerError
+        If a named layer is absent, dead or uniform, or none is named and none works.
+    MethodError
+        If one is named and no method has a layer.
+    """
+    if asked is None:
+        if not geometry.default_layer and any(METHODS[n].source == "layer" for n in methods):
+            raise LayerError(
+                "no normalisation layer of this model has gradients that tell patches apart; "
+                "use method='frozen_gate', or name another layer"
+            )
+        return geometry.default_layer
+    _refuse_argument("target_layer", methods)
+    name = asked
+    while name.startswith(("module.", "_orig_mod.")) and geometry.layer(name) is None:
+        name = name.partition(".")[2]
+    layer = geometry.layer(name)
+    if layer is not None and layer.status != "alive":
+        raise LayerError(_why_not(name, layer.status, geometry))
+    if layer is None and name.partition("#")[0] not in dict(unwrap(model).named_modules()):
+        known = [layer.name for layer in geometry.layers]
+        raise LayerError(
+            f"the model has no layer {asked!r}{did_you_mean(asked, known)}; normalisation layers "
+            f"that work: {_working(geometry)}"
+        )
+    return name
+
+
+def refuse_empty_layer(
+    name: str, checks: Iterable[Sequence[tuple[Check, ...]]], geometry: Geometry
+) -> None:
+    """Refuse a named layer that was not judged by probing and turns out to say nothing.
+
+    Parameters
+    ----------
+    name
+        A layer that the caller named.
+    checks
+        Of each method, per volume of the first batch.
+    geometry
+        How the model divides its input.
+
+    Raises
+    ------
+    LayerError
+        If its gradients are dead or uniform for every volume.
+    """
+    if geometry.layer(name) is not None:
+        return
+    for rows in checks:
+        for check, status in (("dead gradient", "dead"), ("uniform gradient", "uniform")):
+            verdicts = [c.verdict for row in rows for c in row if c.name == check]
+            if verdicts and all(v == "fail" for v in verdicts):
+                raise LayerError(_why_not(name, status, geometry))
+
+
+def _working(geometry: Geometry) -> str:
+    return ", ".join(geometry.alive_layers) or "none"
+
+
+def _why_not(name: str, status: str, geometry: Geometry) -> str:
+    why = {
+        "dead": "the class value's gradient does not reach its patch tokens, so its map is empty",
+        "uniform": "the class value's gradient is the same for all its patch tokens, so its map "
+        "says nothing about places",
+    }[status]
+    return f"layer {name!r} cannot be explained: {why}. Layers that work: {_working(geometry)}"
