@@ -182,7 +182,9 @@ def confound_table(
             "one row per volume is needed"
         )
     # Derivatives have no value at the first volume: they take the next one.
-    values = table[chosen].bfill(limit=1).iloc[n_dropped:]
+    values = table[chosen].copy()
+    values.iloc[:1] = values.iloc[:2].bfill().iloc[:1]
+    values = values.iloc[n_dropped:]
     if not np.isfinite(values.to_numpy(dtype=np.float64)).all():
         bad = [c for c in chosen if not np.isfinite(values[c]).all()]
         raise PreparationError(f"{file} has missing values in {', '.join(bad)}")

@@ -13,7 +13,7 @@ from g3dvit.errors import G3DWarning, PreparationError, SelectionError
 from g3dvit.prepare.base import Apply, Brain, Step
 from g3dvit.prepare.denoise import Denoise, DropVolumes, clean_run, confound_table
 from g3dvit.prepare.masks import BrainMasks
-from g3dvit.prepare.value_steps import Mask
+from g3dvit.prepare.value_steps import Mask, Standardise
 from g3dvit.volumes import Series, Volume, check_time_points
 
 Progress = Callable[[int, int], None]
@@ -60,12 +60,15 @@ def run_steps(
 ) -> tuple[Volume, Brain]:
     """Return a volume after some steps, and the brain mask of the last mask step."""
     brain: Brain = None
+    mask: Mask | None = None
     for entry in steps:
         step, apply = entry if isinstance(entry, tuple) else (entry, entry)
         if isinstance(step, Mask):
-            brain = masks.of(volume, step.source)
+            mask, brain = step, masks.of(volume, step.source)
         before = volume.grid
         volume = apply(volume, brain)
+        if mask is not None and isinstance(step, Standardise) and step.kind == "masked":
+            volume = mask(volume, brain)  # the fill value is meant for what the model sees
         if volume.grid is not before:
             brain = None  # it was the mask of the grid that was left
     return volume, brain
