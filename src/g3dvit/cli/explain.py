@@ -9,6 +9,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from g3dvit.cli.talk import progress_bar, say
+
+if TYPE_CHECKING:
+    from g3dvit.run import RunSource
+    from g3dvit.run_result import RunResult
 
 NAME = "explain"
 HELP = "maps of where the model looked, for every time point of a run"
@@ -111,35 +118,84 @@ def add_volume_arguments(parser: argparse.ArgumentParser) -> None:
     read.add_argument("--t-r", type=float, metavar="S", help="repetition time in s, if unknown")
 
 
+def source_from(arguments: argparse.Namespace) -> RunSource:
+    """Return the images and how their volumes are chosen, from the shared arguments."""
+    from g3dvit.run import RunSource
+
+    return RunSource.from_words(
+        arguments.images,
+        volumes=arguments.volumes,
+        events=arguments.events,
+        classes=arguments.classes,
+        delay=arguments.delay,
+        labels=arguments.labels,
+        mask=arguments.mask,
+        confounds=arguments.confounds,
+        reference=arguments.reference,
+        assume_orientation=arguments.assume_orientation,
+        space=arguments.space,
+        t_r=arguments.t_r,
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Explain the images and print the paths of what was written."""
     from g3dvit.outputs import check_output, output_folder, write_run
     from g3dvit.run import explain_run
-    from g3dvit.run_inputs import inputs_from_arguments
+    from g3dvit.run_result import Display
 
     output = Path(arguments.output)
     check_output(output, overwrite=arguments.overwrite)
-    result = explain_run(
-        inputs_from_arguments(arguments),
-        arguments.model,
-        methods=arguments.method,
-        target=arguments.target,
-        mean_target=arguments.mean_target,
-        score=arguments.score,
-        weighting=arguments.weighting,
-        target_layer=arguments.layer,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        show_progress=True,
-    )
+    with progress_bar("volumes") as progress:
+        result = explain_run(
+            source_from(arguments),
+            arguments.model,
+            methods=arguments.method,
+            target=arguments.target,
+            mean_target=arguments.mean_target,
+            score=arguments.score,
+            weighting=arguments.weighting,
+            target_layer=arguments.layer,
+            batch_size=arguments.batch_size,
+            device=arguments.device,
+            display=Display(
+                rectify=arguments.display_rectify,
+                min_max=arguments.display_min_max,
+                percentile=arguments.display_percentile,
+            ),
+            say=say,
+            progress=progress,
+        )
+    for sentence in result.warnings:
+        say(f"warning: {sentence}")
     with output_folder(output, overwrite=arguments.overwrite) as folder:
+        say("writing maps, figures and the page")
         write_run(result, folder)
     print_summary(result, output)
     return 0
 
 
-def print_summary(result: object, output: Path) -> None:
+def print_summary(result: RunResult, output: Path) -> None:
     """Print what the checks said and which file to open first."""
+    for check in result.checks:
+        print(f"{check.verdict.upper():4}  {check.sentence}")
+    for maps in result.maps:
+        failed = [check for check in maps.summary if check.verdict == "fail"]
+        warned = [check for check in maps.summary if check.verdict == "warn"]
+        verdict = "FAIL" if failed else "WARN" if warned else "PASS"
+        advice = " (recommended for this model)" if maps.recommended else ""
+        print(f"{verdict}  {maps.label}{advice}")
+        for check in failed + warned:
+            print(f"        {check.name}: {check.sentence}")
+    if not any(maps.recommended for maps in result.maps):
+        print("No map of this run passed its checks; none is recommended.")
+    print()
+    print(f"page         {output / 'report.html'}")
+    for figure in sorted((output / "figures").glob("*.png")):
+        print(f"figure       {figure}")
+    print(f"maps         {output / 'maps'}, {output / 'class_means'}")
+    print(f"predictions  {output / 'predictions.tsv'}")
+    print(f"what is what {output / 'README.txt'}")
 
 
 def _positive(text: str) -> int:

@@ -28,7 +28,7 @@ class RunSource:
     events
         BIDS events files, one per run; empty for none.
     classes
-        Class name to event types; needed with `events`.
+        Class name to event types; every event type is a class of its own without.
     delay_s
         Haemodynamic delay between an event and the volumes that show it, in s.
     labels
@@ -109,8 +109,15 @@ class OpenRun:
     confounds: Path | None
 
 
-def open_runs(source: RunSource) -> tuple[OpenRun, ...]:
+def open_runs(source: RunSource, *, n_dropped: int = 0) -> tuple[OpenRun, ...]:
     """Open every image and choose its volumes, before anything is computed.
+
+    Parameters
+    ----------
+    source
+        Images and how their volumes are chosen.
+    n_dropped
+        Volumes at the start of each run that the preparation leaves out.
 
     Raises
     ------
@@ -127,11 +134,6 @@ def open_runs(source: RunSource) -> tuple[OpenRun, ...]:
         raise SelectionError(f"{doubled[0]} is given twice; give every run once")
     _check_count("events", source.events, source.images)
     _check_count("confounds", source.confounds, source.images)
-    if bool(source.events) != bool(source.classes):
-        raise SelectionError(
-            "events and classes belong together: --events FILE --classes NAME=TYPE[,TYPE] ..., "
-            "such as --classes stim=face,scene rest=BASELINE"
-        )
     labels = read_labels(source.labels) if source.labels else None
     runs = []
     for index, (path, name) in enumerate(zip(source.images, _names(source.images), strict=True)):
@@ -149,6 +151,7 @@ def open_runs(source: RunSource) -> tuple[OpenRun, ...]:
             classes=source.classes or None,
             label=labels.label_for(series) if labels else None,
             delay_s=source.delay_s,
+            n_dropped=n_dropped,
         )
         confounds = source.confounds[index] if source.confounds else None
         runs.append(OpenRun(series, selection, name, source.mask, confounds))

@@ -1,0 +1,38 @@
+"""What commands say to a person, on standard error: sentences and progress bars."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+def say(sentence: str) -> None:
+    """Print a sentence to standard error, without breaking a progress bar."""
+    from tqdm import tqdm
+
+    tqdm.write(sentence, file=sys.stderr)
+
+
+@contextmanager
+def progress_bar(unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a bar on standard error; yields a function of (done, in all, what is going on)."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    with tqdm(
+        unit=f" {unit}",
+        file=sys.stderr,
+        leave=False,
+        dynamic_ncols=terminal,
+        mininterval=0.2 if terminal else 15,  # a log file gets a line now and then
+    ) as bar:
+
+        def show(done: int, total: int, doing: str) -> None:
+            bar.total = total
+            bar.set_description_str(doing, refresh=False)
+            bar.update(done - bar.n)
+            if terminal:
+                bar.refresh()
+
+        yield show

@@ -1,0 +1,90 @@
+"""What is known about the model's accuracy: on these volumes, or from its description."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from g3dvit.accuracy import balanced_accuracy, model_at_chance
+from g3dvit.checks import Check
+from g3dvit.descriptions import ModelDescription
+
+
+def accuracy_check(
+    predictions: pd.DataFrame,
+    class_names: Sequence[str],
+    description: ModelDescription,
+    *,
+    trained: Sequence[str] = (),
+) -> Check:
+    """Judge whether the model is better than chance.
+
+    The explained volumes decide where they have labels of at least two classes and the model was
+    not trained on them; otherwise what the description says of its held-out data.
+
+    Parameters
+    ----------
+    predictions
+        One row per volume: run, time_point, label, predicted.
+    class_names
+        In the order of the outputs.
+    description
+        Of the model; its `accuracy` has counts on held-out data.
+    trained
+        Which of the explained runs the model was trained on.
+    """
+    labels = [
+        class_names.index(label) if label in class_names else None
+        for label in predictions["label"].tolist()
+    ]
+    predicted = [class_names.index(name) for name in predictions["predicted"].tolist()]
+    here = model_at_chance(
+        predicted, labels, num_classes=len(class_names), units=independent_units(predictions)
+    )
+    if not trained and not math.isnan(here.value):
+        return here
+    return described_accuracy(description, len(class_names)) or here
+
+
+def described_accuracy(description: ModelDescription, num_classes: int) -> Check | None:
+    """Return what the description says of held-out data, or None where it says nothing."""
+    known = description.accuracy or {}
+    if "n_correct" not in known or "n_total" not in known:
+        return None
+    chance = 1 / num_classes
+    accuracy, low, high = balanced_accuracy(known["n_correct"], known["n_total"])
+    facts = (
+        f"balanced accuracy {accuracy:.2f}, 95 % interval {low:.2f} to {high:.2f} over "
+        f"{sum(known['n_total']):.0f} held-out {known.get('unit', 'unit')}s, as its description "
+        f"says; chance {chance:.2f}"
+    )
+    if low <= chance:
+        sentence = f"This model cannot be told from chance, so its maps show nothing ({facts})."
+        return Check("model at chance", low, None, chance, "fail", sentence)
+    return Check(
+        "model at chance", low, None, chance, "pass", f"This model is better than chance ({facts})."
+    )
+
+
+def independent_units(predictions: pd.DataFrame) -> list[str]:
+    """Return for each volume the unit it belongs to: a stretch of one label, or a whole run.
+
+    Volumes one after another are not independent. Where a run has more than one label, volumes of
+    one label in unbroken order of time are one unit; where it has one, the run is.
+    """
+    units: list[str] = []
+    several = predictions.groupby("run")["label"].nunique(dropna=False)
+    number, last = 0, None
+    for run, label, block in zip(
+        predictions["run"], predictions["label"], predictions["block"], strict=True
+    ):
+        if several[run] <= 1:
+            units.append(str(run))
+            continue
+        now = (run, label, block if pd.notna(block) else None)
+        number += now != last
+        last = now
+        units.append(f"{run}/{number}")
+    return units

@@ -1,0 +1,132 @@
+"""The loop over runs and batches: prepared volumes in, explanations collected."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from g3dvit.checks import Check
+from g3dvit.descriptions import ModelDescription
+from g3dvit.explain import Explainer
+from g3dvit.prepare import Preparation
+from g3dvit.run.collect import Collector
+from g3dvit.run.inputs import OpenRun
+from g3dvit.run.targets import TargetPlan
+from g3dvit.volumes import Volume
+
+#: Volumes that are read before they are explained; the explainer divides them further.
+_VOLUMES_AT_A_TIME = 8
+_FIRST_BATCH = 2
+
+Say = Callable[[str], None]
+Progress = Callable[[int, int, str], None]
+
+
+class Job:
+    """The loop over runs and batches; remembers what it said."""
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        description: ModelDescription,
+        preparation: Preparation,
+        collector: Collector,
+        plan: TargetPlan,
+        say: Say | None,
+        progress: Progress | None,
+    ) -> None:
+        self.explainer = explainer
+        self.description = description
+        self.preparation = preparation
+        self.collector = collector
+        self.plan = plan
+        self.say = say
+        self.progress = progress
+        self.score = ""
+        self.done = 0
+
+    def run(self, runs: Sequence[OpenRun], options: Mapping[str, Any]) -> None:
+        """Explain every chosen volume of every run.
+
+        Parameters
+        ----------
+        runs
+            In the order of the predictions.
+        options
+            Arguments of `Explainer.explain` but volumes, target and labels.
+        """
+        total = sum(len(run.selection) for run in runs)
+        first = True
+        for run in runs:
+            self.collector.start_run(run)
+            for volumes, labels, blocks in batches(self.preparation, run, self._reading(total)):
+                seconds = self.batch(volumes, labels, blocks, options, float64=first)
+                self.done += len(volumes)
+                if first and self.say is not None:
+                    each = seconds / len(volumes)
+                    self.say(
+                        f"{total} volumes, about {each:.2g} s each once read and prepared: "
+                        f"{_duration(each * total)} in all"
+                    )
+                first = False
+                if self.progress is not None:
+                    self.progress(self.done, total, f"explaining {run.name}")
+
+    def batch(
+        self,
+        volumes: Sequence[Volume],
+        labels: Sequence[str | None],
+        blocks: Sequence[int | None],
+        options: Mapping[str, Any],
+        *,
+        float64: bool,
+    ) -> float:
+        """Explain some volumes and return the seconds that it took, without further checks."""
+        x = torch.from_numpy(self.description.to_input(np.stack([v.data for v in volumes])))
+        begun = time.perf_counter()
+        results = self.explainer.explain(x, target=self.plan.targets, labels=labels, **options)
+        seconds = time.perf_counter() - begun
+        self.score = next(iter(results.values())).score
+        extra: dict[str, Sequence[Check]] = {}
+        if float64:
+            extra = dict(self.explainer.check_float64(x, results))
+        self.collector.add(volumes, results, labels, blocks, extra)
+        return seconds
+
+    def _reading(self, total: int) -> Callable[[int, int], None] | None:
+        progress, done = self.progress, self.done
+        if progress is None:
+            return None
+        return lambda read, of: progress(max(done, self.done), total, f"read {read} of {of}")
+
+
+def batches(
+    preparation: Preparation, run: OpenRun, reading: Callable[[int, int], None] | None
+) -> Iterator[tuple[list[Volume], list[str | None], list[int | None]]]:
+    """Yield prepared volumes with their labels and blocks, a small batch first."""
+    chosen = run.selection
+    label = dict(zip(chosen.time_points, chosen.labels, strict=True))
+    block = dict(zip(chosen.time_points, chosen.blocks, strict=True))
+    stream = preparation.stream(
+        run.series,
+        chosen.time_points,
+        mask=run.mask,
+        confounds=run.confounds,
+        progress=reading,
+    )
+    size = _FIRST_BATCH
+    while volumes := list(islice(stream, size)):
+        times = [volume.time_point for volume in volumes]
+        yield volumes, [label[t] for t in times], [block[t] for t in times]
+        size = _VOLUMES_AT_A_TIME
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min"
