@@ -236,7 +236,9 @@ class _Batch:
         return _RETRY if self.x.dtype in (torch.float32, torch.float64) else 10 * _RETRY
 
     def _frozen_shares(self) -> tuple[list[tuple[FrozenGateMap, Tensor]], Scores]:
-        frozen = FrozenPass(self.run, self.x, self._counts())
+        order = self.geometry.token_order
+        moved = order != tuple(range(len(order)))
+        frozen = FrozenPass(self.run, self.x, self._counts(), trace=moved)
         scores = self._scores(frozen.logits)
         found = []
         for number in range(scores.values.shape[1]):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from g3dvit.capture.frozen_functions import per_volume, wide, wide_dtype
 from g3dvit.capture.gates import Constant, FrozenGates, frozen_gates
 from g3dvit.capture.layers import watch_layer
-from g3dvit.capture.outputs import as_tokens, first_output
+from g3dvit.capture.outputs import as_tokens, first_output, token_axes
 from g3dvit.errors import LayerError
 
 Run = Callable[[Tensor], Any]
@@ -144,12 +144,68 @@ class FrozenPass:
         Its input.
     token_counts
         How many tokens the model may have, the likeliest first.
+    trace
+        Follow each constant to the tokens it reaches; needed where the model may shuffle its
+        tokens after it has added positions.
     """
 
-    def __init__(self, run: Run, x: Tensor, token_counts: tuple[int, ...]) -> None:
+    def __init__(
+        self, run: Run, x: Tensor, token_counts: tuple[int, ...], *, trace: bool = False
+    ) -> None:
         with frozen_gates(x, token_counts) as gates:
             self.logits = first_output(run(gates.input))
         self.gates: FrozenGates = gates
+        self._reached = self._trace() if trace and gates.tokens is not None else {}
+
+    def _trace(self) -> dict[int, Tensor]:
+        """Return, for each constant with a place, which token each of its places reaches.
+
+        Before the first block every token goes its own way. So the gradient of a fixed mixture of
+        features, times a digit of the token's number, comes back as that of the mixture times the
+        digit.
+        """
+        gates = self.gates
+        point = gates.tokens
+        assert point is not None  # asked by the caller
+        placed = [
+            n for n, c in enumerate(gates.constants) if c.num_tokens and c.order <= point.order
+        ]
+        axes = token_axes(point.value.shape, gates.batch, point.num_tokens)
+        if not placed or axes is None:
+            return {}
+        generator = torch.Generator().manual_seed(0)
+        mixture = torch.randn(point.value.shape[axes[2]], generator=generator)
+        shape = [1] * point.value.ndim
+        shape[axes[2]] = -1
+        mixture = mixture.to(point.value).reshape(shape)
+        grid = [point.value.shape[axis] for axis in axes[1]]
+        numbers = torch.arange(point.num_tokens, device=point.value.device).reshape(grid)
+        for axis in sorted({axes[0], axes[2]}):
+            numbers = numbers.unsqueeze(axis)
+
+        def back(factor: Tensor) -> list[Tensor]:
+            gradients = torch.autograd.grad(
+                [point.edge],
+                [gates.constants[n].leaf for n in placed],
+                [(mixture * factor).expand(point.value.shape).contiguous()],
+                retain_graph=True,
+                allow_unused=True,
+            )
+            zeros = (torch.zeros_like(gates.constants[n].leaf) for n in placed)
+            found = [z if g is None else g for g, z in zip(gradients, zeros, strict=True)]
+            return [self._tokens(g, gates.constants[n].num_tokens)[0].double()
+                    for g, n in zip(found, placed, strict=True)]  # fmt: skip
+
+        plain = back(torch.ones_like(numbers).to(mixture))
+        reached = [torch.zeros(len(u), dtype=torch.long, device=u.device) for u in plain]
+        base, value = 16, 1
+        while value < point.num_tokens:
+            digits = back((numbers // value % base).to(mixture))
+            for total, u, coded in zip(reached, plain, digits, strict=True):
+                size = u.square().sum(1).clamp_min(torch.finfo(torch.float64).tiny)
+                total += value * ((u * coded).sum(1) / size).round().long()
+            value *= base
+        return {n: r.clamp(0, point.num_tokens - 1) for n, r in zip(placed, reached, strict=True)}
 
     def products(self, weights: Float[Tensor, "batch outputs"]) -> FrozenProducts:
         """Return value times gradient for the score ``(weights * logits).sum(1)``."""
@@ -173,29 +229,35 @@ class FrozenPass:
             voxels = voxels + self._to_voxels(_product(norm.leaf, gradient), norm.source)
         rest = rest[len(norms) :]
         constants = tuple(
-            self._place(constant, gradient)
-            for constant, gradient in zip(gates.constants, rest, strict=False)
+            self._place(number, constant, gradient)
+            for number, (constant, gradient) in enumerate(zip(gates.constants, rest, strict=False))
         )
         later = torch.zeros_like(gates.share) if of_share is None else of_share
         tokens = None
         if gates.tokens is not None:
             product = _product(gates.tokens.value, rest[-1])
-            tokens = self._by_token(product, gates.tokens.num_tokens)
+            tokens = self._tokens(product, gates.tokens.num_tokens).sum(-1)
         return FrozenProducts(voxels, tokens, constants, later.detach())
 
-    def _by_token(self, product: Tensor, count: int) -> Tensor:
-        tokens = as_tokens(product, self.gates.batch, count)
-        assert tokens is not None  # the layout in which the tokens were found
-        return tokens.sum(-1)
+    def _tokens(self, values: Tensor, count: int) -> Float[Tensor, "batch tokens features"]:
+        tokens = as_tokens(values, self.gates.batch, count)
+        assert tokens is not None  # the layout in which they were found
+        return tokens
 
-    def _place(self, constant: Constant, gradient: Tensor | None) -> ConstantProducts:
+    def _place(self, number: int, constant: Constant, gradient: Tensor | None) -> ConstantProducts:
+        gates, count = self.gates, constant.num_tokens
         product = _product(constant.leaf, gradient)
-        if constant.num_tokens:
-            values = self._by_token(product, constant.num_tokens)
+        if count:
+            values = self._tokens(product, count).sum(-1)
         else:
-            values = per_volume(product, self.gates.batch)[:, None]
-        before = self.gates.tokens is None or constant.order <= self.gates.tokens.order
-        return ConstantProducts(values, constant.num_tokens, constant.differs_by_token, before)
+            values = per_volume(product, gates.batch)[:, None]
+        if number in self._reached and gates.tokens is not None:
+            count = gates.tokens.num_tokens
+            values = values.new_zeros((gates.batch, count)).index_add_(
+                1, self._reached[number], values
+            )
+        before = gates.tokens is None or constant.order <= gates.tokens.order
+        return ConstantProducts(values, count, constant.differs_by_token, before)
 
     def _to_voxels(self, relevance: Tensor, source: Tensor) -> Tensor:
         """Carry relevance on a rearranged input back to the input's own layout."""
