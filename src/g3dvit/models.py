@@ -93,7 +93,7 @@ def build_model(
     """
     make = import_factory(factory, folder=folder)
     try:
-        model = make(**arguments)
+        model = make(**{key: _tuples(value) for key, value in arguments.items()})
     except Exception as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise DescriptionError(
@@ -105,6 +105,11 @@ def build_model(
             f"the factory {factory} gives {type(model).__name__}, not a torch.nn.Module"
         )
     return model
+
+
+def _tuples(value: Any) -> Any:
+    """Return lists as tuples: YAML has no tuples, and many models take sizes as those only."""
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
 
 
 def import_factory(factory: str, *, folder: Path | None = None) -> Any:
