@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,7 @@ from g3dvit.prepare import (
     Standardise,
     UserFunction,
 )
+from g3dvit.prepare.presets import CHANGES
 from g3dvit.volumes import open_series
 from made_images import AFFINES, SHAPE, localizer_folder, random_run, save_run
 
@@ -511,3 +513,11 @@ def test_the_localizer_goes_through() -> None:
     np.testing.assert_allclose(found[tuple(alive.T)], expected, atol=1e-5)
     grid = preparation.grid_of(series.grid)
     np.testing.assert_allclose(grid.affine, series.grid.affine)
+
+
+def test_the_manual_names_every_setting() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "preparation.md").read_text()
+    assert [key for key in CHANGES if f"`{key}" not in text] == []
+    block = text.split("```yaml\n")[1].split("```")[0]
+    preparation = Preparation.from_dict(yaml.safe_load(block)["preparation"])
+    assert preparation.steps[-1] == Standardise("time", trend_degree=1)

@@ -525,3 +525,10 @@ def test_impossible_repetition_times(tmp_path, t_r) -> None:
 def test_unknown_orientation_argument(tmp_path) -> None:
     with pytest.raises(OrientationError, match="'RAS' or 'LAS', was given 'LPI'"):
         open_series(save_run(tmp_path / "run.nii", RUN), assume_orientation="LPI")
+
+
+def test_a_reference_on_another_grid(tmp_path) -> None:
+    path = _save_array(tmp_path / "v.npy", RUN[1:, ..., 0])
+    reference = save_run(tmp_path / "ref.nii", RUN[..., 0])
+    with pytest.raises(ImageError, match=r"\(6, 9, 5\) voxels, .* has \(7, 9, 5\);.*slicer"):
+        open_series(path, reference=reference)

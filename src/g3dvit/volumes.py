@@ -245,7 +245,10 @@ def _open_array(path: Path, reference: str | Path | None, axes: ArrayAxes | None
         )
     like = open_series(reference)
     if source.shape != like.grid.shape:
-        hint = ""
+        hint = (
+            "; cut it from the image that the array was made of, for example with nibabel's "
+            "image.slicer[1:, 10:-9, 1:]"
+        )
         if axes is None and source.array.shape[1:] == like.grid.shape:
             hint = "; if time comes first, say so (array_axes='tijk')"
         raise ImageError(
