@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import warnings
 import zipfile
 from collections import Counter
@@ -34,7 +35,7 @@ _CONTAINERS = (
 _LISTED = 100
 
 _CONVERSION = """\
-{path} holds more than tensors, and loading it could run code from the file: {reason}
+{path} holds more than tensors ({reason}), and loading it could run code from the file.
 If you trust it, convert it once, in the environment that made it:
 
 python - <<'END'
@@ -109,10 +110,8 @@ def _read_torch(path: Path) -> Any:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if _is_pickled(path) and ("weights_only" in str(error) or "Unsupported" in str(error)):
-            found = [
-                line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line
-            ]
-            reason = found[0].strip() if found else reason
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            reason = named[1] if named else reason
             message = _CONVERSION.format(
                 path=path,
                 reason=reason,
