@@ -44,7 +44,7 @@ def grid_mm(shape, step, origin):
 
 
 FULL = PatchGrid(grid_mm((90, 90, 90), 2.0, (-90, -106, -72)), (9, 9, 9))
-SMALL = PatchGrid(grid_mm((40, 48, 36), 4.0, (-78, -110, -64)), (5, 6, 4))
+SMALL = PatchGrid(grid_mm((40, 48, 36), 4.0, (-80, -110, -64)), (5, 6, 4))
 
 
 def blob(grid, centre_mm, sd_mm):

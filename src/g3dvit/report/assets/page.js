@@ -31,11 +31,14 @@
     layer: 0, frame: 0, threshold: 0, opacity: 0.85, colours: "Red and blue", below: "fade",
     sign: scene.rectify ? "positive" : "both", radiological: false, view: "all", blocks: false,
   };
-  const decoded = new Map(); // of layers and their halves: {image, steps}
+  const decoded = new Map(); // of layers and their halves: {steps}
+  const images = new Map(); // what NiiVue shows of a layer, one frame
   let nv = null;
   let overlay = null;
   let timer = null;
   let pending = false;
+  let wanted = 0;
+  let halves = []; // of the layer: {part, figure, title}
 
   start().catch((error) => {
     $("trouble").hidden = false;
@@ -79,7 +82,7 @@
     listen();
     await showLayer(firstLayer(), 0);
     setView();
-    nv.setRenderAzimuthElevation(20, 35);
+    nv.setRenderAzimuthElevation(20, 30);
     goToPeak();
     window.g3dvit = { nv, state, goTo, showLayer, scene };
     document.documentElement.dataset.ready = "yes";
@@ -132,7 +135,7 @@
     $("colours").onchange = () => { state.colours = $("colours").value; paint(); };
     $("patches").onchange = () => {
       state.blocks = $("patches").value === "blocks";
-      nv.setInterpolation(state.blocks);
+      showLayer(state.layer, state.frame);
     };
     $("frame").oninput = () => showFrame(Number($("frame").value));
     $("play").onclick = () => (timer ? stop() : play());
@@ -159,11 +162,14 @@
 
   async function showLayer(number, frame) {
     stop();
-    state.layer = number;
     const layer = scene.layers[number];
-    const next = (await decode(layer)).image;
+    const mine = ++wanted;
+    for (const part of [layer, ...layer.companions]) await decode(part);
+    const image = await imageFor(layer);
+    if (mine !== wanted) return; // another map was chosen meanwhile
+    state.layer = number;
     if (overlay) nv.removeVolume(overlay);
-    overlay = next;
+    overlay = image;
     nv.addVolume(overlay);
     $("method").value = String(layer.method);
     $("layer").replaceChildren(
@@ -178,14 +184,15 @@
     $("frame").max = layer.frames - 1;
     $("time").classList.toggle("idle", single);
     aboutMethod(layer);
-    await buildHalves(layer);
+    buildHalves(layer);
     showFrame(Math.min(frame, layer.frames - 1));
   }
 
   function showFrame(frame) {
     const layer = scene.layers[state.layer];
     state.frame = layer.kind === "volumes" ? frame : 0;
-    if (layer.frames > 1) nv.setFrame4D(overlay.id, state.frame);
+    const factor = refinement(layer);
+    overlay.img.set(factor > 1 ? viewmath.refine(steps(), layer.shape, factor) : steps());
     $("frame").value = state.frame;
     thresholdFromPercentile();
     const stamp = layer.frame_stamps[Math.min(state.frame, layer.frame_stamps.length - 1)];
@@ -262,7 +269,9 @@
     overlay.cal_max = top / layer.slope;
     overlay.cal_minNeg = -low / layer.slope;
     overlay.cal_maxNeg = -top / layer.slope;
-    overlay.colormapType = state.below === "fade" ? 2 : 0;
+    // colours start at zero, so that a colour means the same at every threshold; of NiiVue's
+    // two such types 1 fades values below the threshold, 2 hides them
+    overlay.colormapType = state.below === "fade" ? 1 : 2;
     overlay.opacity = state.opacity;
     nv.updateGLVolume();
     paintBar(pair, layer, top);
@@ -367,47 +376,43 @@
     $("about-checks").replaceChildren(list);
   }
 
-  async function buildHalves(layer) {
+  function buildHalves(layer) {
     $("halves").hidden = layer.companions.length === 0;
-    const figures = [];
-    const shown = [{ title: "Map", ...layer }, ...layer.companions];
-    if (layer.companions.length === 0) shown.length = 0;
-    for (const [n, part] of shown.entries()) {
-      const original = n === 0 ? layer : layer.companions[n - 1];
-      await decode(original);
+    const parts = layer.companions.length ? [layer, ...layer.companions] : [];
+    halves = parts.map((part, n) => {
+      const title = n === 0 ? "Map" : part.title;
       const figure = document.createElement("figure");
       const canvas = document.createElement("canvas");
       canvas.width = canvas.height = 380;
       canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", part.title + ", patch plane through the crosshair");
+      canvas.setAttribute("aria-label", title + ", patch plane through the crosshair");
       const caption = document.createElement("figcaption");
       figure.append(canvas, caption);
-      figure.part = original;
-      figure.title = part.sentence || "";
-      figure.dataset.title = part.title;
+      return { part, figure, canvas, caption, title };
+    });
+    const shown = [];
+    halves.forEach((half, n) => {
       if (n > 0) {
         const sign = document.createElement("span");
         sign.className = "sign";
         sign.textContent = n === 1 ? "=" : "×";
-        figures.push(sign);
+        shown.push(sign);
       }
-      figures.push(figure);
-    }
-    $("halves-list").replaceChildren(...figures);
+      shown.push(half.figure);
+    });
+    $("halves-list").replaceChildren(...shown);
   }
 
   function drawHalves() {
-    if (!overlay) return;
-    document.querySelectorAll("#halves-list figure").forEach((figure) => {
-      const part = figure.part;
-      const own = viewmath.frameOf(decoded.get(part).steps, part.shape,
-        Math.min(state.frame, part.frames - 1));
+    for (const { part, canvas, caption, title } of halves) {
+      const frame = Math.min(state.frame, part.frames - 1);
+      const values = viewmath.frameOf(decoded.get(part).steps, part.shape, frame);
       const voxel = viewmath.voxelAt(part.affine, part.shape, place);
-      drawPlane(figure.querySelector("canvas"), own, part.shape, voxel);
-      const value = voxel ? own[viewmath.indexOf(part.shape, voxel)] * part.slope : 0;
-      figure.querySelector("figcaption").textContent =
-        figure.dataset.title + ": " + (voxel ? viewmath.signed(value) : "outside");
-    });
+      drawPlane(canvas, values, part.shape, voxel);
+      const value = voxel ? values[viewmath.indexOf(part.shape, voxel)] * part.slope : 0;
+      const what = part.sentence ? title + " (" + part.sentence + ")" : title;
+      caption.textContent = what + ": " + (voxel ? viewmath.signed(value) : "outside");
+    }
   }
 
   function drawPlane(canvas, values, shape, voxel) {
@@ -439,19 +444,36 @@
     pen.fillText(state.radiological ? "L" : "R", canvas.width - 22, 6);
   }
 
+  // NiiVue shows the nearest voxel of an overlay, so patches are refined here: their values
+  // stand at the centres, linear in between.
+  function refinement(layer) {
+    if (state.blocks || layer.on !== "patches") return 1;
+    const edge = Math.max(...[0, 1, 2].map((c) => Math.hypot(...layer.affine.slice(0, 3).map((r) => r[c]))));
+    return Math.min(8, Math.max(1, Math.round(edge / 3)));
+  }
+
+  async function imageFor(layer) {
+    const factor = refinement(layer);
+    const key = scene.layers.indexOf(layer) + "/" + factor;
+    if (!images.has(key)) {
+      const { shape, affine } = viewmath.refinedGrid(layer.shape, layer.affine, factor);
+      const bytes = viewmath.nifti(shape, affine);
+      const image = await niivue.NVImage.loadFromFile({
+        file: new File([bytes], "map.nii"), name: "map.nii", colormap: "gray",
+        cal_min: 1, cal_max: 127,
+      });
+      images.set(key, image);
+    }
+    return images.get(key);
+  }
+
   async function decode(part) {
     if (!decoded.has(part)) {
-      const image = await niivue.NVImage.loadFromBase64({
-        base64: part.nifti, name: "map.nii.gz", colormap: "gray", cal_min: 1, cal_max: 127,
-      });
-      const bytes = new Uint8Array(
-        await new Response(
-          new Blob([Uint8Array.from(atob(part.nifti), (c) => c.charCodeAt(0))]).stream()
-            .pipeThrough(new DecompressionStream("gzip"))
-        ).arrayBuffer()
-      );
-      const offset = new DataView(bytes.buffer).getFloat32(108, true); // NIfTI: vox_offset
-      decoded.set(part, { image, steps: new Int8Array(bytes.buffer, offset) });
+      const packed = Uint8Array.from(atob(part.nifti), (c) => c.charCodeAt(0));
+      const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+      const bytes = await new Response(stream).arrayBuffer();
+      const offset = new DataView(bytes).getFloat32(108, true); // NIfTI: vox_offset
+      decoded.set(part, { steps: new Int8Array(bytes, offset) });
     }
     return decoded.get(part);
   }

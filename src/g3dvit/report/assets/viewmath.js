@@ -95,6 +95,76 @@
     return [i, j, Math.floor(best / (shape[0] * shape[1]))];
   }
 
+  // The grid of a volume whose voxels are cut into factor^3 smaller ones.
+  function refinedGrid(shape, affine, factor) {
+    const shift = (1 / factor - 1) / 2; // centre of the first small voxel, in large voxels
+    return {
+      shape: shape.map((n) => n * factor),
+      affine: affine.map((row, r) =>
+        r === 3 ? row.slice()
+          : [...row.slice(0, 3).map((v) => v / factor),
+            row[3] + shift * (row[0] + row[1] + row[2])]
+      ),
+    };
+  }
+
+  // Values on the refined grid: linear between the centres, constant beyond the outer ones.
+  function refine(steps, shape, factor) {
+    const axes = shape.map((n) => {
+      const low = [], high = [], part = [];
+      for (let u = 0; u < n * factor; u++) {
+        const at = Math.min(n - 1, Math.max(0, (u + 0.5) / factor - 0.5));
+        low.push(Math.floor(at));
+        high.push(Math.min(n - 1, Math.floor(at) + 1));
+        part.push(at - Math.floor(at));
+      }
+      return { low, high, part };
+    });
+    const [x, y, z] = axes;
+    const [ni, nj] = shape;
+    const out = new Int8Array(shape[0] * shape[1] * shape[2] * factor ** 3);
+    const line = new Float64Array(ni); // one row of large voxels, between its four neighbours
+    let n = 0;
+    for (let w = 0; w < z.low.length; w++) {
+      for (let v = 0; v < y.low.length; v++) {
+        const p = y.part[v], q = z.part[w];
+        const rows = [[y.low[v], z.low[w]], [y.high[v], z.low[w]], [y.low[v], z.high[w]],
+          [y.high[v], z.high[w]]].map(([j, k]) => ni * (j + nj * k));
+        for (let i = 0; i < ni; i++) {
+          line[i] = (1 - q) * ((1 - p) * steps[rows[0] + i] + p * steps[rows[1] + i]) +
+            q * ((1 - p) * steps[rows[2] + i] + p * steps[rows[3] + i]);
+        }
+        for (let u = 0; u < x.low.length; u++) {
+          const r = x.part[u];
+          out[n++] = Math.round((1 - r) * line[x.low[u]] + r * line[x.high[u]]);
+        }
+      }
+    }
+    return out;
+  }
+
+  // An empty int8 NIfTI-1 file on a grid.
+  function nifti(shape, affine) {
+    const bytes = new Uint8Array(352 + shape[0] * shape[1] * shape[2]);
+    const header = new DataView(bytes.buffer);
+    header.setInt32(0, 348, true);
+    [3, ...shape, 1, 1, 1, 1].forEach((n, at) => header.setInt16(40 + 2 * at, n, true));
+    header.setInt16(70, 256, true); // int8
+    header.setInt16(72, 8, true);
+    header.setFloat32(76, 1, true);
+    for (let axis = 0; axis < 3; axis++) {
+      const edge = Math.hypot(affine[0][axis], affine[1][axis], affine[2][axis]);
+      header.setFloat32(80 + 4 * axis, edge, true);
+      affine[axis].forEach((v, c) => header.setFloat32(280 + 16 * axis + 4 * c, v, true));
+    }
+    header.setFloat32(108, 352, true);
+    header.setFloat32(112, 1, true);
+    header.setUint8(123, 2); // mm
+    header.setInt16(254, 1, true); // sform
+    [0x6e, 0x2b, 0x31, 0].forEach((c, at) => header.setUint8(344 + at, c));
+    return bytes;
+  }
+
   // A number with its sign, short enough for a read-out: +0.0123, −4.5e-9, 0.
   function signed(value, digits) {
     if (value === 0 || !Number.isFinite(value)) return "0";
@@ -124,7 +194,7 @@
 
   const viewmath = {
     thresholdAt, percentileAt, frameOf, voxelAt, worldAt, indexOf, peakOf, signed, unsigned,
-    colourAt,
+    colourAt, refinedGrid, refine, nifti,
   };
   if (typeof module !== "undefined" && module.exports) module.exports = viewmath;
   else root.viewmath = viewmath;

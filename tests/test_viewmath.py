@@ -1,0 +1,124 @@
+"""The page's arithmetic, run by node and compared with numpy, g3dvit and nibabel."""
+
+import json
+import shutil
+import subprocess
+from importlib.resources import files
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from g3dvit.grids import ImageGrid
+from g3dvit.resampling import resample_array
+
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+
+SCRIPT = files("g3dvit.report") / "assets" / "viewmath.js"
+AFFINE = np.array([[4.0, 0.3, 0, -20], [-0.2, 5, 0.1, -31], [0, 0.4, 6, -14], [0, 0, 0, 1]])
+
+
+def node(expression, **values):
+    """Evaluate an expression with viewmath as `v` and the given values."""
+    names = "".join(f"const {name} = {json.dumps(value)};" for name, value in values.items())
+    code = (
+        f"const v = require({json.dumps(str(SCRIPT))}); {names}"
+        f"process.stdout.write(JSON.stringify({expression}));"
+    )
+    done = subprocess.run(["node", "-e", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def random_steps(shape, seed=0):
+    return np.random.default_rng(seed).integers(-127, 128, size=shape).astype(np.int8)
+
+
+@pytest.mark.parametrize("percentile", [1, 25, 50, 90, 99, 100])
+def test_threshold_is_the_percentile_of_what_is_not_zero(percentile):
+    steps = random_steps(4001)
+    steps[::3] = 0
+    got = node("v.thresholdAt(Int8Array.from(s), p, 0.5)", s=steps.tolist(), p=percentile)
+    size = np.abs(steps[steps != 0].astype(int))
+    assert got == pytest.approx(0.5 * np.percentile(size, percentile, method="inverted_cdf"))
+
+
+def test_percentile_counts_what_lies_below():
+    steps = random_steps(2000, 1)
+    got = node("v.percentileAt(Int8Array.from(s), 20, 0.5)", s=steps.tolist())
+    size = np.abs(steps[steps != 0].astype(int)) * 0.5
+    assert got == pytest.approx(100 * (size < 20).mean())
+
+
+def test_nothing_to_threshold():
+    assert node(
+        "[v.thresholdAt(new Int8Array(9), 90, 1), v.percentileAt(new Int8Array(9), 1, 1)]"
+    ) == [0, 0]
+
+
+def test_smallest_step_is_counted():
+    steps = [-128, 127, 0, 1]
+    assert node("v.thresholdAt(Int8Array.from(s), 100, 1)", s=steps) == 128
+
+
+def test_world_and_voxel_are_inverse_of_each_other():
+    grid = ImageGrid((7, 9, 5), AFFINE)
+    for voxel in [(0, 0, 0), (6, 8, 4), (3, 1, 2)]:
+        mm = node("v.worldAt(a, x)", a=AFFINE.tolist(), x=voxel)
+        np.testing.assert_allclose(mm, grid.vox2world(voxel))
+        assert node("v.voxelAt(a, [7, 9, 5], x)", a=AFFINE.tolist(), x=mm) == list(voxel)
+    outside = grid.vox2world([6.6, 2, 2]).tolist()
+    assert node("v.voxelAt(a, [7, 9, 5], x)", a=AFFINE.tolist(), x=outside) is None
+
+
+def test_index_and_frame_follow_the_file_order():
+    steps = random_steps((4, 3, 5, 6))
+    flat = steps.reshape(-1, order="F").tolist()
+    got = node(
+        "v.frameOf(Int8Array.from(s), [4, 3, 5], 4)[v.indexOf([4, 3, 5], [2, 1, 3])]", s=flat
+    )
+    assert got == steps[2, 1, 3, 4]
+
+
+def test_peak_of_either_sign_or_of_the_positive_ones():
+    steps = np.zeros((4, 3, 5), np.int8)
+    steps[1, 2, 3], steps[3, 0, 1] = -100, 60
+    flat = steps.reshape(-1, order="F").tolist()
+    assert node("v.peakOf(Int8Array.from(s), [4, 3, 5], false)", s=flat) == [1, 2, 3]
+    assert node("v.peakOf(Int8Array.from(s), [4, 3, 5], true)", s=flat) == [3, 0, 1]
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 5])
+def test_refined_patches_equal_the_package_s_own_resampling(factor):
+    steps = random_steps((4, 3, 5))
+    flat = steps.reshape(-1, order="F").tolist()
+    grid = node("v.refinedGrid([4, 3, 5], a, f)", a=AFFINE.tolist(), f=factor)
+    fine = ImageGrid(tuple(grid["shape"]), np.asarray(grid["affine"]))
+    got = node("Array.from(v.refine(Int8Array.from(s), [4, 3, 5], f))", s=flat, f=factor)
+    expected = resample_array(steps.astype(np.float32), ImageGrid((4, 3, 5), AFFINE), fine)
+    np.testing.assert_allclose(np.reshape(got, fine.shape, order="F"), expected, atol=0.51)
+
+
+def test_nifti_of_the_page_is_read_by_nibabel(tmp_path):
+    bytes_ = node("Array.from(v.nifti([4, 3, 5], a))", a=AFFINE.tolist())
+    (tmp_path / "a.nii").write_bytes(bytes(bytes_))
+    image = nib.load(tmp_path / "a.nii")
+    assert image.shape == (4, 3, 5)
+    assert image.get_data_dtype() == np.int8
+    np.testing.assert_allclose(image.affine, AFFINE, rtol=1e-6)
+    np.testing.assert_allclose(
+        image.header.get_zooms(), np.linalg.norm(AFFINE[:3, :3], axis=0), rtol=1e-6
+    )
+
+
+def test_numbers_are_short_and_signed():
+    values = [0.0123456, -4.5e-9, 0, 1234.5, None]
+    got = node("x.map((n) => v.signed(n === null ? NaN : n, 3))", x=values)
+    assert got == ["+0.0123", "−4.50e-9", "0", "+1230", "0"]
+    assert node("[v.unsigned(0), v.unsigned(2.5e7, 2)]") == ["0", "2.5e7"]
+
+
+def test_colours_run_along_their_stops_and_stop_at_the_ends():
+    stops = [[0, [0, 0, 0]], [0.5, [100, 0, 0]], [1, [100, 200, 0]]]
+    got = node("[-1, 0.25, 0.5, 0.75, 2].map((x) => v.colourAt(s, x))", s=stops)
+    assert got == [[0, 0, 0], [50, 0, 0], [100, 0, 0], [100, 100, 0], [100, 200, 0]]
