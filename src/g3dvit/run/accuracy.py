@@ -45,7 +45,18 @@ def accuracy_check(
     )
     if not trained and not math.isnan(here.value):
         return here
-    return described_accuracy(description, len(class_names)) or here
+    described = described_accuracy(description, len(class_names))
+    if described is None and trained:
+        return Check(
+            "model at chance",
+            math.nan,
+            None,
+            1 / len(class_names),
+            "warn",
+            "Accuracy unknown: these volumes were used in training, and the description of the "
+            "model gives no held-out accuracy. A map of a model that guesses shows nothing.",
+        )
+    return described or here
 
 
 def described_accuracy(description: ModelDescription, num_classes: int) -> Check | None:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from g3dvit.errors import SelectionError
+from g3dvit.headers import Orientation
 from g3dvit.selection import Selection, parse_classes, read_labels, select_volumes
-from g3dvit.volumes import Orientation, Series, open_series
+from g3dvit.volumes import Series, open_series
 
 
 @dataclass(frozen=True, slots=True)

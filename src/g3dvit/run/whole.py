@@ -116,9 +116,7 @@ def explain_run(
         options = {
             "method": tuple(methods),
             "score": score,
-            "weighting": [weighting]
-            if isinstance(weighting, str) and weighting != "all"
-            else weighting,
+            "weighting": _weightings(weighting, methods),
             "target_layer": target_layer,
             "batch_size": batch_size,
         }
@@ -211,7 +209,7 @@ def explain_image(
     options = {
         "method": (method,),
         "score": score,
-        "weighting": [weighting],
+        "weighting": _weightings(weighting, (method,)),
         "target_layer": target_layer,
         "batch_size": batch_size,
     }
@@ -226,6 +224,12 @@ def explain_image(
             yield from _single_maps(found)
 
     return maps()
+
+
+def _weightings(weighting: str | Sequence[str], methods: Sequence[str]) -> str | Sequence[str]:
+    """Return weightings as a sequence where a method has them, so that results have that axis."""
+    alone = isinstance(weighting, str) and weighting != "all"
+    return [weighting] if alone and "token_gradcam" in methods else weighting
 
 
 def _single_maps(found: MapSet) -> Iterator[RelevanceMap]:
