@@ -344,7 +344,7 @@ class Explainer:
         rows = [row for batch in batches for row in batch.chosen]
         return Explanation(
             method=name,
-            logits=torch.cat([batch.logits for batch in batches]),
+            logits=torch.cat([batch.logits for batch in batches]).float(),
             target=tuple(row if several_targets else row[0] for row in rows),
             targets=request.targets,
             weightings=request.weightings if weighted else (),

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from g3dvit import diagnose
-from g3dvit.capture import FrozenPass, LayerPass
+from g3dvit.capture import FrozenPass, LayerPass, wider
 from g3dvit.capture.conservation import unconserved_module
 from g3dvit.diagnose import Check
 from g3dvit.explain_request import Request
@@ -29,6 +29,9 @@ from g3dvit.targets import Chosen, Scores, choose, score_batch
 #: Above this completeness error the volumes of a batch are run one at a time: a model may hold
 #: its volumes on an axis where they cannot be told apart.
 _RETRY = 2e-3
+#: Above this, a model in half precision is run with float32 copies of its parameters.
+_RETRY_HALF = 5e-3
+_FAILED = 0.05
 
 
 @dataclass(slots=True)
@@ -150,7 +153,7 @@ class _Batch:
                     parts[name].append(self._token_gradcam(activations, gradients[:, patches]))
                 elif name == "hirescam":
                     relevance = hirescam(activations, gradients[:, patches])
-                    parts[name].append({"relevance": _host(self._grid(relevance))[:, None]})
+                    parts[name].append({"relevance": _host(self._grid(relevance))})
             measured.append(
                 {
                     "dead": diagnose.dead_gradient(gradients, patches),
@@ -208,37 +211,41 @@ class _Batch:
         if self.request.alone and len(self.x) > 1:
             self._one_at_a_time()
             return
-        shares, scores = self._frozen_shares()
-        errors = torch.stack([e for _, e in shares], dim=1)
-        if len(self.x) > 1 and float(errors.max()) > self._retry():
+        shares, scores = self._frozen_shares(self.run, self.x)
+        errors = torch.stack([error for _, error in shares], dim=1)
+        half = self.x.dtype in (torch.bfloat16, torch.float16)
+        if half and float(errors.max()) > _RETRY_HALF:
+            shares, scores = self._frozen_shares(wider(self.network, torch.float32), self.x.float())
+            errors = torch.stack([error for _, error in shares], dim=1)
+        if len(self.x) > 1 and float(errors.max()) > (_RETRY_HALF if half else _RETRY):
             self._one_at_a_time()
             return
         assert self.result is not None  # `_scores` has made it
         self._store("frozen_gate", [self._frozen_maps(s, e) for s, e in shares])
-        module = ""
-        if float(errors.max()) > 0.05:
-            number = int(errors.amax(0).argmax())
-            worst = int(errors[:, number].argmax())
-            weights = scores.weights[worst : worst + 1, number]
-            module = unconserved_module(
-                self.network, self.x[worst : worst + 1], weights, self._counts(), run=self.run
-            )
+        self.result.maps["frozen_gate"]["scores"] = _host(scores.values)
+        module = self._culprit(errors, scores) if float(errors.max()) > _FAILED else ""
         size = torch.stack([_patch_share(s) for s, _ in shares], dim=1).amin(1).tolist()
         self.result.checks["frozen_gate"] = [
             (diagnose.check_empty(share), diagnose.check_completeness(error, module))
             for share, error in zip(size, errors.amax(1).tolist(), strict=True)
         ]
 
+    def _culprit(self, errors: Tensor, scores: Scores) -> str:
+        """Name the module in which the worst map loses or gains relevance."""
+        volume, number = divmod(int(errors.argmax()), errors.shape[1])
+        one = slice(volume, volume + 1)
+        weights = scores.weights[one, number]
+        return unconserved_module(self.network, self.x[one], weights, self._counts(), run=self.run)
+
     def _counts(self) -> tuple[int, ...]:
         return (self.geometry.num_tokens, self.geometry.num_patches)
 
-    def _retry(self) -> float:
-        return _RETRY if self.x.dtype in (torch.float32, torch.float64) else 10 * _RETRY
-
-    def _frozen_shares(self) -> tuple[list[tuple[FrozenGateMap, Tensor]], Scores]:
+    def _frozen_shares(
+        self, run: Callable[[Tensor], Any], x: Tensor
+    ) -> tuple[list[tuple[FrozenGateMap, Tensor]], Scores]:
         order = self.geometry.token_order
         moved = order != tuple(range(len(order)))
-        frozen = FrozenPass(self.run, self.x, self._counts(), trace=moved)
+        frozen = FrozenPass(run, x, self._counts(), trace=moved)
         scores = self._scores(frozen.logits)
         found = []
         for number in range(scores.values.shape[1]):
@@ -284,6 +291,8 @@ class _Batch:
 
     def _one_at_a_time(self) -> None:
         request = replace(self.request, methods=("frozen_gate",), alone=False)
+        if self.request.methods == ("frozen_gate",):
+            self.result = None  # what the volumes give alone is what is explained
         single = []
         for n in range(len(self.x)):
             labels = None if self.labels is None else self.labels[n : n + 1]

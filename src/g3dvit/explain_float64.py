@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from g3dvit.capture import wider
 from g3dvit.diagnose import Check, agreement_float64, no_float64
 from g3dvit.explain_batch import explain_batch
 from g3dvit.explain_request import Request
@@ -44,10 +44,6 @@ def compare_float64(
     dict
         Per method, one check per volume; of several targets and weightings the worst.
     """
-    state = {
-        name: t.detach().double() if t.is_floating_point() else t.detach()
-        for name, t in (*network.named_parameters(), *network.named_buffers())
-    }
     methods = tuple(relevance)
     try:
         exact = explain_batch(
@@ -56,7 +52,7 @@ def compare_float64(
             replace(request, methods=methods),
             geometry,
             chosen=chosen,
-            run=lambda inputs: functional_call(network, state, (inputs,)),
+            run=wider(network, torch.float64),
         )
     except (RuntimeError, TypeError) as error:
         lines = str(error).splitlines() or [type(error).__name__]

@@ -97,7 +97,7 @@ def join(
     """Put the maps of successive batches together and drop the axes that were not asked for."""
     joined: dict[str, Tensor] = {}
     for name in batches[0]:
-        tensor = torch.cat([maps[name] for maps in batches])
+        tensor = torch.cat([maps[name] for maps in batches]).float()
         if name in WITH_WEIGHTINGS and not several_weightings:
             tensor = tensor.squeeze(2)
         joined[name] = tensor if several_targets else tensor.squeeze(1)

@@ -12,7 +12,7 @@ Nothing here knows a class of a foreign model library, or does the arithmetic of
 from __future__ import annotations
 
 from g3dvit.capture.gates import Constant, FrozenGates, PatchNorm, TokenPoint, frozen_gates
-from g3dvit.capture.guest import clean_input, guest, unwrap
+from g3dvit.capture.guest import clean_input, guest, unwrap, wider
 from g3dvit.capture.layers import LayerRecord, watch_layer
 from g3dvit.capture.outputs import as_tokens, first_output, token_axes
 from g3dvit.capture.passes import FrozenPass, LayerPass
@@ -33,4 +33,5 @@ __all__ = [
     "token_axes",
     "unwrap",
     "watch_layer",
+    "wider",
 ]

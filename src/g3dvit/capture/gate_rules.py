@@ -327,7 +327,9 @@ HANDLERS: dict[str, Handler] = {
     **_rows(_gate, "exp", "exp2", "log", "log2", "log10", "cosine_similarity"),
     **_rows(_variance_and_mean, "var_mean", "std_mean"),
     **_rows(_activation, "gelu", "silu", "sigmoid", "tanh", "elu", "selu", "celu", "mish"),
-    **_rows(_activation, "softplus", "softsign", "logsigmoid", "hardswish", "hardsigmoid"),
+    **_rows(
+        _activation, "softplus", "softsign", "log_sigmoid", "logsigmoid", "hardswish", "hardsigmoid"
+    ),
     **_rows(_activation, "hardtanh", "relu6", "tanhshrink", "softshrink", "hardshrink"),
     **_rows(_activation, "erf", "sin", "cos", "log1p", "expm1", "special_erf", "atan", "clamp"),
     **_rows(_glu, "glu"),

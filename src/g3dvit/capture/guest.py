@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -171,3 +172,20 @@ def _replace_inference_tensors(model: nn.Module, stack: ExitStack) -> None:
 
 def _as_parameter(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach().clone(), requires_grad=False)
+
+
+def wider(model: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Any]:
+    """Return a call of a model with copies of its parameters and buffers in another type.
+
+    Parameters
+    ----------
+    model
+        Is not converted.
+    dtype
+        Of the copies of floating-point tensors.
+    """
+    state = {
+        name: tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+    return lambda x: functional_call(model, state, (x,))
