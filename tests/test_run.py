@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 
 import nibabel as nib
@@ -61,23 +63,56 @@ def test_the_planted_place_is_found_at_its_millimetre(tmp_path, orientation, axe
             assert np.all(np.abs(peak_mm(path) - spot_mm()) <= HALF_PATCH_MM), path.name
 
 
-def test_the_command_writes_every_map_at_its_millimetre(tmp_path, capsys) -> None:
-    bold, model = save_planted_run(tmp_path, "LAS"), save_planted_model(tmp_path)
-    out = tmp_path / "out"
-    words = ["explain", str(bold), "--model", str(model), "-o", str(out)]
-    words += ["--events", str(write_labels(tmp_path)), "--delay", "0"]
-    assert main([*words, "--classes", "bright=bright", "dark=dark"]) == 0
-    files = sorted(out.glob("**/*_relevance.nii.gz"))
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """One run through the command line: folder of the inputs, words, and what it said."""
+    folder = tmp_path_factory.mktemp("written")
+    bold, model = save_planted_run(folder, "LAS"), save_planted_model(folder)
+    words = ["explain", str(bold), "--model", str(model), "-o", str(folder / "out")]
+    words += ["--events", str(write_labels(folder)), "--delay", "0"]
+    words += ["--classes", "bright=bright", "dark=dark"]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert main(words) == 0
+    return folder, words, out.getvalue(), err.getvalue()
+
+
+def test_the_command_writes_every_map_at_its_millimetre(written) -> None:
+    folder, _, said, talk = written
+    files = sorted((folder / "out").glob("**/*_relevance.nii.gz"))
     assert len(files) == 2 + 2 * 2 * 2  # per volume: methods; means: methods x classes x grids
     for path in files:
         assert np.all(np.abs(peak_mm(path) - spot_mm()) <= HALF_PATCH_MM), path.name
-    said = capsys.readouterr()
-    for line in said.out.splitlines():
+    for line in said.splitlines():
         name, _, path = line.partition("  ")
         if name in ("page", "figure", "predictions"):
-            assert (tmp_path / path.strip()).is_file()
-    assert "balanced accuracy 1.00" in said.out
-    assert "8 volumes, about" in said.err
+            assert (folder / path.strip()).is_file()
+    assert "balanced accuracy 1.00" in said
+    assert "8 volumes, about" in talk
+
+
+def test_sidecars_say_what_the_map_is(written) -> None:
+    folder, words, _, _ = written
+    (path,) = (folder / "out").glob("maps/*frozengate_relevance.json")
+    sidecar = json.loads(path.read_text())
+    assert sidecar["method"] == "frozen_gate"
+    assert sidecar["score"] == "log_odds"
+    assert sidecar["source"] == words[1]
+    assert len(sidecar["model"]["weights_sha256"]) == 64
+    assert sidecar["volumes"]["predicted"] == ["bright", "dark"] * 4
+    assert sidecar["preparation"]["steps"] == [{"step": "reorient", "axcodes": "RAS"}]
+    assert sidecar["versions"]["g3dvit"]
+    image = nib.load(path.with_suffix(".nii.gz"))
+    assert image.shape == (*GRID, 8)
+    assert image.header["pixdim"][4] == pytest.approx(1.5)
+
+
+def test_an_output_is_not_replaced_unasked(written, capsys) -> None:
+    folder, words, _, _ = written
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")}
+    assert main(words) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*")} == before
 
 
 def test_the_map_on_the_source_grid_lies_where_the_signal_is(tmp_path) -> None:
@@ -144,9 +179,9 @@ def test_every_volume_keeps_its_numbers(tmp_path) -> None:
     data = np.asarray(nib.load(bold).dataobj)[..., 4]
     import torch
 
-    logits = model(torch.from_numpy(data.astype(np.float32))[None, None])[0]
-    np.testing.assert_allclose(rows["logit_bright"][1], float(logits[1]), rtol=1e-5)
-    np.testing.assert_allclose(rows["score"][1], float(logits[1] - logits[0]), rtol=1e-5)
+    logits = model(torch.from_numpy(data.astype(np.float32))[None, None]).detach()[0]
+    np.testing.assert_allclose(rows["logit_bright"][1], logits[1].item(), rtol=1e-5)
+    np.testing.assert_allclose(rows["score"][1], (logits[1] - logits[0]).item(), rtol=1e-5)
 
 
 def test_frozen_gate_shares_in_the_files_add_up(tmp_path) -> None:
@@ -228,36 +263,6 @@ def test_the_same_image_twice_is_refused(tmp_path) -> None:
     bold = save_planted_run(tmp_path)
     with pytest.raises(SelectionError, match="is given twice"):
         explain_run(RunSource(images=(bold, bold)), save_planted_model(tmp_path), device="cpu")
-
-
-def test_sidecars_say_what_the_map_is(tmp_path) -> None:
-    out = tmp_path / "out"
-    bold, model = save_planted_run(tmp_path), save_planted_model(tmp_path)
-    assert main(["explain", str(bold), "-m", str(model), "-o", str(out), "--volumes", "0:2"]) == 0
-    (path,) = out.glob("maps/*frozengate_relevance.json")
-    sidecar = json.loads(path.read_text())
-    assert sidecar["method"] == "frozen_gate"
-    assert sidecar["score"] == "log_odds"
-    assert sidecar["source"] == str(bold)
-    assert len(sidecar["model"]["weights_sha256"]) == 64
-    assert sidecar["volumes"]["predicted"] == ["bright", "dark"]
-    assert sidecar["preparation"]["steps"] == [{"step": "reorient", "axcodes": "RAS"}]
-    assert sidecar["versions"]["g3dvit"]
-    image = nib.load(path.with_suffix(".nii.gz"))
-    assert image.shape == (*GRID, 2)
-    assert image.header["pixdim"][4] == pytest.approx(1.5)
-
-
-def test_an_output_is_not_replaced_unasked(tmp_path, capsys) -> None:
-    out = tmp_path / "out"
-    bold, model = save_planted_run(tmp_path), save_planted_model(tmp_path)
-    words = ["explain", str(bold), "-m", str(model), "-o", str(out), "--volumes", "0:2"]
-    assert main(words) == 0
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    assert main(words) == 1
-    assert "--overwrite" in capsys.readouterr().err
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-    assert main([*words, "--overwrite"]) == 0
 
 
 def test_targets_in_words() -> None:
