@@ -76,7 +76,7 @@ def test_guest_leaves_no_trace(failure):
                 inside(torch.randn(3, 4), failure)  # random numbers are drawn, too
             assert record.calls == 1
     except BaseException as error:
-        assert error is failure  # noqa: PT017
+        assert error is failure
     assert fingerprint(model) == before
 
 
@@ -151,9 +151,8 @@ def test_unwrap_opens_wrappers():
 
 def test_the_fused_encoder_layer_is_off_inside():
     model = seeded(PlainEncoder)()
-    with guest(model) as g, watch_layer(g, "encoder.layers.1.norm1") as record:
-        with torch.no_grad():
-            g(torch.randn(1, 1, *SHAPE))
+    with guest(model) as g, watch_layer(g, "encoder.layers.1.norm1") as record, torch.no_grad():
+        g(torch.randn(1, 1, *SHAPE))
     assert record.calls == 1
 
 
