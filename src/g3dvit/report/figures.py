@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 CutCoords = Mapping[str, Sequence[float]]
 _FAILED = "#b3261e"
+_TRUTH = "#1b7f3b"
 _FADED_BELOW = 0.35  # of the colour range: weaker values let the anatomy through
 _SIGNED = ("#053061", "#2166ac", "#67a9cf", "#ffffff", "#ef8a62", "#b2182b", "#67001f")
 
@@ -42,9 +43,10 @@ class _Shown:
     """Values ready to be drawn."""
 
     image: nib.Nifti1Image
-    size: nib.Nifti1Image  # |value|: how opaque
+    opacity: nib.Nifti1Image
     vmax: float
     signed: bool
+    truth: nib.Nifti1Image | None = None  # where the answer is planted
 
 
 def class_mean_figure(
@@ -151,15 +153,25 @@ def _shown(result: RunResult, maps: MapSet, mean: ClassMean, vmax: float | None)
     values = apply_display(mean.voxel.data, result.display)
     top = float(np.abs(values).max()) if vmax is None else vmax
     affine = mean.voxel.grid.affine
+    opacity = np.clip(np.abs(values) / (_FADED_BELOW * (top or 1.0)), 0, 1)
+    opacity[0, 0, 0], opacity[-1, -1, -1] = 0, 1  # else nilearn stretches it to its own range
     return _Shown(
         image=_image(values, affine),
-        size=_image(np.abs(values), affine),
+        opacity=_image(opacity, affine),
         vmax=top or 1.0,
         signed=maps.signed and not result.display.rectify,
+        truth=_truth_image(result, mean),
     )
 
 
-def _image(values: NDArray[np.float32], affine: NDArray[np.float64]) -> nib.Nifti1Image:
+def _truth_image(result: RunResult, mean: ClassMean) -> nib.Nifti1Image | None:
+    planted = (result.truth or {}).get(mean.key.group)
+    if planted is None or not (planted > 0).any():
+        return None
+    return _image(planted / planted.max(), result.prepared_grid.affine)
+
+
+def _image(values: NDArray[np.floating[Any]], affine: NDArray[np.float64]) -> nib.Nifti1Image:
     return nib.Nifti1Image(np.asarray(values, dtype=np.float32), affine)
 
 
@@ -211,13 +223,15 @@ def _slices(
         vmax=shown.vmax,
         symmetric_cbar=shown.signed,
         threshold=None,
-        transparency=shown.size,
-        transparency_range=[0, _FADED_BELOW * shown.vmax],
+        transparency=shown.opacity,
+        transparency_range=[0, 1],
         black_bg=False,
         dim=-0.3,
         annotate=False,
     )
     drawn.annotate(size=8)
+    if shown.truth is not None:
+        drawn.add_contours(shown.truth, levels=[0.5], colors=[_TRUTH], linewidths=1.2)
 
 
 def _glass(figure: Figure, shown: _Shown, box: tuple[float, float, float, float]) -> None:
@@ -274,6 +288,8 @@ def _heading(figure: Figure, title: str, subtitle: str) -> None:
 def _foot(figure: Figure, result: RunResult, maps: MapSet) -> None:
     sentences = [NOT_BOLD, USES_NOT_DIFFERS, f"Background: {result.background.title}."]
     sentences += [caption_of(result.display), *result.notes]
+    if result.truth:
+        sentences.append("Green outline: where the answer was planted.")
     text = _wrap(" ".join(s for s in sentences if s), 170)
     figure.text(0.02, 0.12 / figure.get_figheight(), text, size=8, color="#444", va="bottom")
 
