@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ class Moody(nn.Module):
     def forward(self, x, failure=None):
         self.count += 1
         self.last = torch.rand(3)
-        np.random.rand()
+        np.random.rand()  # noqa: NPY002 - as others' models do
         random.random()
         out = self.head(self.body(x))
         if failure is not None:
@@ -49,7 +50,7 @@ def fingerprint(model):
             for m in model.modules()
         ],
         "torch": torch.get_rng_state().tolist(),
-        "numpy": np.random.get_state()[1].tolist(),
+        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002
         "python": random.getstate(),
         "fast": torch.backends.mha.get_fastpath_enabled(),
         "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
@@ -159,7 +160,7 @@ def test_the_fused_encoder_layer_is_off_inside():
 class Probe(torch.autograd.Function):
     """Tells whether a graph was being recorded where it stood."""
 
-    recorded: list[bool] = []
+    recorded: ClassVar[list[bool]] = []
 
     @staticmethod
     def forward(ctx, x):

@@ -13,7 +13,7 @@ from vit_pytorch.vit_3d import ViT
 from g3dvit.capture import frozen_gates, guest
 from g3dvit.capture.frozen_functions import per_volume
 from g3dvit.explain import Explainer
-from gallery import GALLERY, GRID, PATCH, SHAPE, TinyViT, seeded
+from gallery import GALLERY, GRID, PATCH, SHAPE, Patches, TinyViT, seeded
 from test_methods import drifted, vit
 
 
@@ -484,6 +484,29 @@ def test_probabilities_are_told_apart_from_logits():
     result = Explainer(model, (1, *SHAPE)).explain(seeded_input((1, *SHAPE)), "frozen_gate")
     assert all(row[1].verdict == "fail" for row in result.checks)
     assert "explain its logits instead" in result.checks[0][1].sentence
+
+
+class TwoEmbeddings(nn.Module):
+    """Adds an embedding of each patch's mean to that of its pattern, before the positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.pattern = nn.Sequential(Patches(), nn.LayerNorm(24), nn.Linear(24, 12))
+        self.mean = nn.Linear(1, 12)
+
+    def forward(self, x):
+        return self.pattern(x) + self.mean(Patches()(x).mean(-1, keepdim=True))
+
+
+def test_a_sum_of_two_embeddings_is_not_taken_for_a_block():
+    model = drifted(seeded(lambda: TinyViT(embed=TwoEmbeddings()))())
+    result = Explainer(model, (1, *SHAPE)).explain(
+        seeded_input((1, *SHAPE)), "frozen_gate", target="all"
+    )
+    check_shares(result)
+    assert result.position.abs().max() > 0
+    voxels = by_patch(result.voxel_relevance)
+    torch.testing.assert_close(voxels + result.embedding_bias, result.content, rtol=1e-4, atol=1e-5)
 
 
 class Scrambled(nn.Module):

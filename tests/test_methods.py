@@ -72,7 +72,7 @@ def drifted(model):
 
 def vit(**changes):
     torch.manual_seed(0)
-    values = dict(
+    values = dict(  # noqa: C408
         image_size=(6, 15), image_patch_size=(2, 3), frames=8, frame_patch_size=4, channels=1,
         num_classes=3, dim=16, depth=2, heads=2, dim_head=6, mlp_dim=20,
     )  # fmt: skip

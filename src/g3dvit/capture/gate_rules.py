@@ -22,6 +22,7 @@ from g3dvit.capture.frozen_functions import (
     FrozenLinear,
     ScaledGradient,
     is_live,
+    order_of,
 )
 from g3dvit.capture.outputs import tensors_in
 
@@ -71,6 +72,23 @@ def is_gate(x: Tensor) -> bool:
 def comes_straight_from(x: Tensor, root: Any) -> bool:
     """Tell whether a tensor is what the node `root` gave, only moved, scaled or shifted."""
     return any(node is root for node in _chain(x))
+
+
+def comes_from(branch: Tensor, skip: Tensor) -> bool:
+    """Tell whether a tensor was computed from another: a residual branch from what it joins.
+
+    A sum of two embeddings, of which neither comes from the other, is no residual sum.
+    """
+    first, waiting, seen = order_of(skip), [branch.grad_fn], set()
+    while waiting:
+        node: Any = waiting.pop()
+        if node is skip.grad_fn:
+            return True
+        for parent, _ in node.next_functions:
+            if parent is not None and parent not in seen and parent._sequence_nr() >= first:
+                seen.add(parent)
+                waiting.append(parent)
+    return False
 
 
 def _detached(value: Any) -> Any:

@@ -30,7 +30,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from g3dvit.capture.frozen_functions import LiveConstant, order_of, wide_dtype
-from g3dvit.capture.gate_rules import HANDLERS, comes_straight_from
+from g3dvit.capture.gate_rules import HANDLERS, comes_from, comes_straight_from
 from g3dvit.capture.outputs import as_tokens, token_axes
 
 
@@ -163,9 +163,9 @@ class FrozenGates(TorchFunctionMode):
         """Look whether a sum of two live tensors is the first residual sum of the tokens."""
         if self.tokens is not None or a.shape != b.shape:
             return
+        skip, branch = sorted((a, b), key=order_of)
         for count in self.token_counts:
-            if as_tokens(a, self.batch, count) is not None:
-                skip = min((a, b), key=order_of)
+            if as_tokens(a, self.batch, count) is not None and comes_from(branch, skip):
                 edge = get_gradient_edge(skip)
                 value = skip.detach().clone()
                 self.tokens = TokenPoint(value, edge, order_of(skip), count)
