@@ -203,6 +203,7 @@ def test_threshold_and_percentile_change_the_picture_and_each_other(page):
 
 
 def test_fading_shows_more_than_hiding(page):
+    choose(page, "sign", "positive")
     choose(page, "percentile", "97")
     choose(page, "below", "fade")
     faded = canvas(page)

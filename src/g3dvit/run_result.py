@@ -345,7 +345,8 @@ class RunResult:
     provenance
         Versions, command, times, hashes; saved as ``provenance.json``.
     truth
-        Where the answer is planted: name to array on the prepared grid; else None.
+        Where the answer is planted: class name to array on the prepared grid, positive there;
+        outlined in the figures of that class. None where unknown.
     display
         Display options.
     """
