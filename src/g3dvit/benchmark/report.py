@@ -1,0 +1,126 @@
+"""The benchmark as a document: what was measured, the tables, the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from g3dvit.benchmark.cases import Case
+from g3dvit.benchmark.figures import draw_maps, draw_numbers
+from g3dvit.benchmark.files import write_text
+from g3dvit.benchmark.metrics import METRICS
+from g3dvit.benchmark.models import trained_model
+from g3dvit.benchmark.run import RunSettings
+from g3dvit.benchmark.table import Line, to_markdown, to_tsv
+from g3dvit.plain import to_json
+
+_HEAD = """\
+# Benchmark: maps of phantoms with known answers
+
+This file is written by one command, which can be stopped and goes on where it stopped:
+
+```
+{command}
+```
+
+Every map explains the log-odds of the volume's TRUE class, on held-out volumes, right and wrong
+ones alike. All maps lie on the voxel grid (maps of patches are interpolated linearly), are signed,
+and are smoothed alike with a Gaussian of {smoothing:g} voxels standard deviation; nothing is
+rectified or thresholded. The truth is corrected for what a model can see: voxels in patches that
+look the same with and without the signal, after the model's own patch normalisation, belong to
+neither side, and neither do places where another class would have shown its signal (that it is
+absent there is evidence too). Intervals are 95 % bootstrap intervals nested in training seeds;
+with one seed they say nothing about other trainings.
+
+The phantoms:
+
+- `realnoise`: blobs of 3.2 voxels radius in BOLD-like noise (thermal, spatially smooth and
+  autocorrelated, drift, physiological, motion) in the MNI brain, 30 x 30 x 30 voxels of 6 mm. Two
+  classes differ in WHERE the blob is: two places each, jittered, never aligned with the patches. A
+  blob of the same strength, the distractor, lies at one of two further places whatever the class,
+  with at least two patch edges between its surface and that of every target. "distr. AUC"
+  compares the distractor's voxels with empty voxels at the same distance from the target.
+- `cubes`: the seed project's phantom without its flaws: a box of 8 voxels added to white noise, at
+  any place. The class is the octant (position, 8 classes) or the sign (content). "As it was" is
+  the original: constant background and boxes aligned with their own size.
+
+The models are `vit_pytorch.vit_3d` of width 128, depth 4, 4 heads, patches of 5 voxels (216
+tokens), trained on 2,500 volumes for 5 epochs. SRG removes tokens after positions were added, in
+steps of a tenth of the patches in the mask, on {n_slow} volumes per seed; relative SRG is 0 for
+random orders and 1 for the order that removing single tokens gives.
+
+What the columns mean:
+
+{columns}
+"""
+
+
+def write_report(
+    lines: Sequence[Line],
+    cases: Sequence[Case],
+    settings: RunSettings,
+    *,
+    folder: Path,
+    document: Path,
+    command: str,
+    cache: Path | None = None,
+    notes: str = "",
+) -> list[Path]:
+    """Write tables, figures and the document.
+
+    Parameters
+    ----------
+    lines
+        Of the table.
+    cases, settings
+        What was run.
+    folder
+        Gets ``table.tsv`` and ``table.json``.
+    document
+        Markdown file; its figures go to ``images`` beside it.
+    command
+        As it was called.
+    cache
+        Where trained models are kept.
+    notes
+        Markdown after the tables.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+    """
+    tsv, data = folder / "table.tsv", folder / "table.json"
+    write_text(tsv, to_tsv(lines))
+    write_text(data, to_json({"settings": settings, "lines": list(lines)}) + "\n")
+    images = document.parent / "images"
+    numbers = images / "benchmark_numbers.png"
+    draw_numbers(lines, numbers)
+    pictures = []
+    for case in cases:
+        path = images / f"benchmark_{case.name}.png"
+        draw_maps(trained_model(case.recipe, cache), path, shifts=settings.maps.shifts)
+        pictures.append(path)
+    shown = [
+        f"![Maps of {case.name}: the volume, then the maps; truth outlined, distractor dotted]"
+        f"(images/{path.name})"
+        for case, path in zip(cases, pictures, strict=True)
+    ]
+    head = _HEAD.format(
+        command=command,
+        smoothing=settings.maps.smoothing_vox,
+        n_slow=settings.n_slow,
+        columns="\n".join(f"- {m.title}: {m.meaning}." for m in METRICS.values()),
+    )
+    body = [
+        head,
+        "## Results\n",
+        f"![Mean and 95 % interval of each map](images/{numbers.name})\n",
+        to_markdown(lines),
+        "## Maps\n",
+        "The first held-out volumes of each case, one slice through the truth.\n",
+        "\n\n".join(shown) + "\n",
+        *([notes.rstrip() + "\n"] if notes else []),
+    ]
+    write_text(document, "\n".join(body))
+    return [tsv, data, document, numbers, *pictures]

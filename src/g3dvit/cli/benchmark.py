@@ -1,0 +1,120 @@
+"""Measure every map on phantoms with known answers.
+
+Trains small models once (they are kept), makes every map of held-out volumes, compares it with
+what was planted, and writes tables, figures and a document. Can be stopped at any time: the same
+command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+NAME = "benchmark"
+HELP = "measure every map on phantoms with known answers"
+EPILOG = """\
+examples:
+  g3dvit benchmark --quick -o benchmark              small models, under 3 minutes
+  g3dvit benchmark -o benchmark                      the base cases, hours
+  g3dvit benchmark --phantoms realnoise-cls --seeds 2 -o benchmark
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``g3dvit benchmark``."""
+    parser.add_argument("--output", "-o", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--phantoms",
+        nargs="+",
+        metavar="CASE",
+        help="base (default), factor, all, or cases by name such as realnoise-cls",
+    )
+    parser.add_argument("--methods", nargs="+", metavar="ROW", help="rows of the table")
+    parser.add_argument(
+        "--seeds", type=_positive, metavar="N", help="training seeds of each case (default 5)"
+    )
+    parser.add_argument(
+        "--volumes", type=_positive, metavar="N", help="held-out volumes per seed (default 200)"
+    )
+    parser.add_argument(
+        "--shifts", type=_positive, default=27, metavar="N", help="shifts of the input (default 27)"
+    )
+    parser.add_argument(
+        "--family",
+        choices=["development", "sealed"],
+        default="development",
+        help="methods are chosen on development phantoms; sealed ones are run once they are",
+    )
+    parser.add_argument("--quick", action="store_true", help="small models of easy phantoms")
+    parser.add_argument(
+        "--cache", metavar="DIR", help="trained models (default G3DVIT_CACHE or ~/.cache/g3dvit)"
+    )
+    parser.add_argument(
+        "--document", metavar="MD", help="where the document goes (default DIR/benchmark.md)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the benchmark and print the paths of what was written."""
+    import sys
+
+    from g3dvit.benchmark import MapSettings, RunSettings, find_cases, run_case, summarise
+    from g3dvit.benchmark.maps import ROWS
+    from g3dvit.benchmark.report import write_report
+
+    quick = arguments.quick
+    default = "quick" if quick else "base"
+    cases = find_cases(arguments.phantoms or [default], arguments.family)
+    settings = RunSettings(
+        maps=MapSettings(rows=tuple(arguments.methods or ROWS), shifts=arguments.shifts),
+        n_test=arguments.volumes or (40 if quick else 200),
+        n_slow=10 if quick else 50,
+    )
+    folder = Path(arguments.output)
+    cache = Path(arguments.cache) if arguments.cache else None
+    parts = [
+        run_case(
+            case,
+            seed,
+            settings,
+            folder=folder,
+            cache=cache,
+            talk=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        for seed in range(arguments.seeds or (1 if quick else 5))
+        for case in cases
+    ]
+    document = Path(arguments.document) if arguments.document else folder / "benchmark.md"
+    written = write_report(
+        summarise(parts),
+        cases,
+        settings,
+        folder=folder,
+        document=document,
+        command=_command(arguments),
+        cache=cache,
+    )
+    for path in written:
+        print(path)
+    return 0
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """Return the command without what differs from machine to machine."""
+    parts = ["g3dvit benchmark"]
+    for name in ("phantoms", "methods"):
+        if getattr(arguments, name):
+            parts.append(f"--{name} {' '.join(getattr(arguments, name))}")
+    for name, value in (("seeds", 5), ("volumes", 200), ("shifts", 27), ("family", "development")):
+        given = getattr(arguments, name)
+        if given not in (None, value):
+            parts.append(f"--{name} {given}")
+    parts += ["--quick"] if arguments.quick else []
+    return " ".join([*parts, "-o benchmark"])
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"takes a positive number, was given {text}")
+    return value

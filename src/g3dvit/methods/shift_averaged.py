@@ -1,0 +1,227 @@
+"""Shift-averaged relevance: the finest map to show, from frozen-gate maps of shifted inputs.
+
+For each shift of the input, what a token contributes in total says how much, and the voxel map
+says where inside the patch; maps are shifted back and averaged, so that the borders between
+patches lie somewhere else each time. Terms: a shift is *kept* for a volume where it does not
+change the model's decision, and *sees* a voxel that it does not push out of the volume.
+
+The map is not negative and made for display. For statistics use frozen-gate content with one
+fixed target: contrasts of maps that are positive for their own class find differences where
+there are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from g3dvit.errors import MethodError
+
+Shift = tuple[int, int, int]
+
+#: One of the fractions with which a sequence fills a cube evenly (Roberts 2018): the plastic
+#: number's analogue in three dimensions.
+_EVEN = 1.2207440846057596
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShiftInputs:
+    """What frozen gates say about one batch of inputs.
+
+    Parameters
+    ----------
+    decision : (batch,)
+        The class that the model chose.
+    relevance : (batch, ..., gi, gj, gk)
+        Content and position of each patch.
+    voxels : (batch, ..., i, j, k)
+        Relevance of each voxel.
+    """
+
+    decision: Int[Tensor, " batch"]
+    relevance: Float[Tensor, "batch ... gi gj gk"] = field(repr=False)
+    voxels: Float[Tensor, "batch ... i j k"] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShiftAveraged:
+    """Shift-averaged maps.
+
+    Parameters
+    ----------
+    voxels : (batch, ..., i, j, k)
+        Positive evidence per voxel, in units of the score; not negative.
+    relevance : (batch, ..., gi, gj, gk)
+        Its sum per patch.
+    kept : (batch,)
+        How many shifts did not change the decision.
+    unshifted : (batch,)
+        True where all shifts changed it, so that the map is the unshifted one.
+    """
+
+    voxels: Float[Tensor, "batch ... i j k"] = field(repr=False)
+    relevance: Float[Tensor, "batch ... gi gj gk"] = field(repr=False)
+    kept: Int[Tensor, " batch"]
+    unshifted: Bool[Tensor, " batch"]
+
+
+def choose_shifts(count: int, patch_size: Sequence[int]) -> tuple[Shift, ...]:
+    """Return shifts that put the borders between patches evenly over a patch.
+
+    Parameters
+    ----------
+    count
+        How many. A cube number (1, 8, 27, 64) gives a regular grid, any other number an even
+        sequence that begins with no shift at all.
+    patch_size : (3,)
+        In voxels.
+
+    Raises
+    ------
+    MethodError
+        If `count` is not positive, or larger than the number of different shifts.
+
+    Examples
+    --------
+    >>> sorted({i for i, _, _ in choose_shifts(27, (5, 5, 5))})
+    [-2, 0, 2]
+    >>> choose_shifts(1, (5, 5, 5))
+    ((0, 0, 0),)
+    """
+    edges = [int(edge) for edge in patch_size]
+    most = edges[0] * edges[1] * edges[2]
+    if not 1 <= count <= most:
+        raise MethodError(
+            f"the number of shifts lies between 1 and the {most} voxels of a patch; was given "
+            f"{count}"
+        )
+    per_axis = round(count ** (1 / 3))
+    if per_axis**3 == count and per_axis <= min(edges):
+        axes = [[_offset((n + 0.5) / per_axis, edge) for n in range(per_axis)] for edge in edges]
+        return tuple((i, j, k) for i in axes[0] for j in axes[1] for k in axes[2])
+    chosen: dict[Shift, None] = {}
+    number = 0
+    while len(chosen) < count:
+        i, j, k = (
+            _offset((0.5 + number * _EVEN**-power) % 1, edge)
+            for power, edge in enumerate(edges, start=1)
+        )
+        chosen[(i, j, k)] = None
+        number += 1
+    return tuple(chosen)
+
+
+def _offset(place: float, edge: int) -> int:
+    """Return the shift that stands for a place between 0 and 1 in a patch; 0.5 is no shift."""
+    offset = (place - 0.5) * edge
+    return int(abs(offset) + 0.5) * (1 if offset > 0 else -1)
+
+
+def shift_averaged(
+    x: Float[Tensor, "batch ..."],
+    explain: Callable[[Tensor], ShiftInputs],
+    shifts: Sequence[Shift],
+    axes: Sequence[int],
+) -> ShiftAveraged:
+    """Average frozen-gate maps over shifts of the input.
+
+    For shift s, ``F_s(v) = max(R_p, 0) |R_v| / sum_{u in p} |R_u|`` for voxel v of patch p of the
+    shifted input. The map is the mean of ``F_s(v + s)`` over the kept shifts that see v. A token
+    whose voxels all have no relevance spreads evenly.
+
+    Parameters
+    ----------
+    x : (batch, ...)
+        The input of the model.
+    explain
+        Runs the model with frozen gates on another input of the same shape. The score is the same
+        for all inputs of a volume: that of the volume's own target.
+    shifts
+        Voxels by which the content moves along (i, j, k). The space that it leaves is filled with
+        the nearest voxel; nothing comes in from the other side.
+    axes : (3,)
+        Where i, j, k are on the axes of `x`, the batch being axis 0.
+
+    Returns
+    -------
+    ShiftAveraged
+
+    Raises
+    ------
+    MethodError
+        If there is no shift, or one is larger than the volume.
+    """
+    lengths = [x.shape[axis] for axis in axes]
+    if not shifts or any(abs(s) >= n for one in shifts for s, n in zip(one, lengths, strict=True)):
+        raise MethodError(
+            f"`shifts` are one or more (i, j, k) in voxels, each smaller than the volume of "
+            f"{tuple(lengths)}; was given {tuple(shifts)!r}"
+        )
+    base = explain(x)
+    still = spread(base.relevance, base.voxels)
+    total = torch.zeros_like(still)
+    more = (1,) * (still.ndim - 4)
+    seen = torch.zeros(len(x), *more, *still.shape[-3:], dtype=still.dtype, device=still.device)
+    kept = torch.zeros(len(x), dtype=torch.int64, device=still.device)
+    for one in shifts:
+        moved = base if not any(one) else explain(shift_volume(x, one, axes))
+        same = moved.decision == base.decision
+        kept += same
+        where = same.to(still.dtype).reshape(-1, *more, 1, 1, 1)
+        fine = still if moved is base else spread(moved.relevance, moved.voxels)
+        here, there = _overlap(one, still.shape[-3:])
+        total[here] += fine[there] * where
+        seen[here] += where
+    unshifted = kept == 0
+    voxels = total / seen.clamp_min(1)
+    voxels[unshifted] = still[unshifted]
+    return ShiftAveraged(voxels, _per_patch(voxels, base.relevance.shape[-3:]), kept, unshifted)
+
+
+def spread(
+    relevance: Float[Tensor, "batch ... gi gj gk"], voxels: Float[Tensor, "batch ... i j k"]
+) -> Float[Tensor, "batch ... i j k"]:
+    """Spread each patch's positive relevance over its voxels, in proportion to their magnitude."""
+    grid = relevance.shape[-3:]
+    edges = [n // g for n, g in zip(voxels.shape[-3:], grid, strict=True)]
+    magnitude = voxels.abs()
+    sums = _per_patch(magnitude, grid)
+    silent = sums == 0
+    share = magnitude / _to_voxels(torch.where(silent, 1.0, sums), edges)
+    even = 1 / (edges[0] * edges[1] * edges[2])
+    share = torch.where(_to_voxels(silent, edges), even, share)
+    return share * _to_voxels(relevance.clamp_min(0), edges)
+
+
+def shift_volume(x: Tensor, shift: Shift, axes: Sequence[int]) -> Tensor:
+    """Move what is in a volume; the space that it leaves takes the nearest voxel's value."""
+    for axis, by in zip(axes, shift, strict=True):
+        if by:
+            n = x.shape[axis]
+            source = (torch.arange(n, device=x.device) - by).clamp(0, n - 1)
+            x = x.index_select(axis, source)
+    return x
+
+
+def _overlap(shift: Shift, shape: Sequence[int]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return which voxels a shift sees, and where they are in the shifted volume."""
+    here = [slice(max(0, -s), n - max(0, s)) for s, n in zip(shift, shape, strict=True)]
+    there = [slice(max(0, s), n - max(0, -s)) for s, n in zip(shift, shape, strict=True)]
+    return (..., *here), (..., *there)
+
+
+def _per_patch(voxels: Tensor, grid: Sequence[int]) -> Tensor:
+    edges = [n // g for n, g in zip(voxels.shape[-3:], grid, strict=True)]
+    sizes = [n for pair in zip(grid, edges, strict=True) for n in pair]
+    return voxels.reshape(*voxels.shape[:-3], *sizes).sum((-5, -3, -1))
+
+
+def _to_voxels(patches: Tensor, edges: Sequence[int]) -> Tensor:
+    for axis, edge in zip((-3, -2, -1), edges, strict=True):
+        patches = patches.repeat_interleave(edge, dim=axis)
+    return patches
