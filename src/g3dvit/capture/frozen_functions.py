@@ -30,7 +30,7 @@ def is_live(value: object) -> bool:
 
 def order_of(x: Tensor) -> int:
     """Return when autograd made a tensor; leaves come first."""
-    return -1 if x.grad_fn is None else int(x.grad_fn._sequence_nr())  # type: ignore[attr-defined]
+    return -1 if x.grad_fn is None else int(x.grad_fn._sequence_nr())
 
 
 def wide(x: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def _layer_norm(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keyw
             return F.layer_norm(input, list(normalized_shape), weight, bias, eps)
         late = gates.tokens is not None and bias is not None
         share = gates.share_now() if late else None
-        out: Tensor = FrozenLayerNorm.apply(  # type: ignore[no-untyped-call]
+        out: Tensor = FrozenLayerNorm.apply(
             input, share, weight, bias if late else None, normalized_shape, eps
         )
         return out if late else _finish(gates, input, out, bias)
@@ -84,7 +84,7 @@ def _normalize(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywo
     def parts(
         input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None
     ) -> Tensor:
-        size = torch.linalg.vector_norm(input.detach(), p, dim, keepdim=True)
+        size: Tensor = torch.linalg.vector_norm(input.detach(), p, dim, keepdim=True)
         return input / size.clamp_min(eps)
 
     return parts(*args, **kwargs)
@@ -145,15 +145,11 @@ def _batch_norm(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keyw
         scale = scale if weight is None else scale * weight
         shift = -running_mean * scale
         shift = shift if bias is None else shift + bias
-        return _affine(gates, input, _by_channel(input, scale), _by_channel(input, shift))
+        shape = (1, -1, *(1,) * (input.ndim - 2))
+        out = input * scale.view(shape)
+        return out + gates.constant(shift.view(shape), out, out.shape)
 
     return parts(*args, **kwargs)
-
-
-def _affine(gates: FrozenGates, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-    from g3dvit.capture.gate_rules import add
-
-    return add(gates, x * scale, shift)  # type: ignore[no-any-return]
 
 
 def _instance_norm(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:

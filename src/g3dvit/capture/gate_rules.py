@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone knows
 from torch import Tensor
@@ -99,6 +100,15 @@ def _detached(value: Any) -> Any:
     return value
 
 
+def _at(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str) -> Any:
+    """Return an argument that may be given by place or by name."""
+    return args[place] if len(args) > place else kwargs.get(name)
+
+
+def _broadcast(*shapes: Sequence[int]) -> torch.Size:
+    return torch.Size(np.broadcast_shapes(*map(tuple, shapes)))
+
+
 def _any_live(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return any(is_live(t) for t in tensors_in((*args, *kwargs.values())))
 
@@ -116,7 +126,7 @@ def _variance_and_mean(gates: FrozenGates, func: Any, args: Sequence[Any], kwarg
 
 
 def _activation(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
-    z = args[0] if args else kwargs.get("input")
+    z = _at(args, kwargs, 0, "input")
     if not is_live(z):
         return func(*args, **kwargs)
     kwargs.pop("inplace", None)
@@ -130,7 +140,7 @@ def _activation(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keyw
     if not math.isfinite(at_zero):
         return plain(z)
     value = plain(z.detach())
-    out = FrozenActivation.apply(z, value - at_zero if at_zero else value, slope)  # type: ignore[no-untyped-call]
+    out = FrozenActivation.apply(z, value - at_zero if at_zero else value, slope)
     return out + gates.constant(at_zero, out, out.shape) if at_zero else out
 
 
@@ -168,23 +178,23 @@ def _logsumexp(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywo
         out = mean + gates.constant(value - mean.detach(), x, mean.shape)
         return out if keepdim else out.squeeze(dims)
 
-    x = args[0] if args else kwargs.get("input")
+    x = _at(args, kwargs, 0, "input")
     return weighted(*args, **kwargs) if is_live(x) else func(*args, **kwargs)
 
 
 def _multiply(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
-    a, b = args[0], args[1] if len(args) > 1 else kwargs.get("other")
+    a, b = args[0], _at(args, kwargs, 1, "other")
     if not (is_live(a) and is_live(b)):
         return func(*args, **kwargs)
     if func.__name__.endswith("_"):
         return func(a, b.detach())
     if a is not b and is_gate(a) != is_gate(b):
         return func(a.detach(), b) if is_gate(a) else func(a, b.detach())
-    return ScaledGradient.apply(func(a, b), 0.5)  # type: ignore[no-untyped-call]
+    return ScaledGradient.apply(func(a, b), 0.5)
 
 
 def _divide(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
-    below = args[1] if len(args) > 1 else kwargs.get("other")
+    below = _at(args, kwargs, 1, "other")
     if is_live(below):
         return func(args[0], below.detach(), **{k: v for k, v in kwargs.items() if k != "other"})
     return func(*args, **kwargs)
@@ -194,7 +204,7 @@ def _contraction(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Key
     """Share the relevance of a product of several live tensors equally between them."""
     live = sum(is_live(t) for t in tensors_in((*args, *kwargs.values())))
     out = func(*args, **kwargs)
-    return ScaledGradient.apply(out, 1 / live) if live > 1 else out  # type: ignore[no-untyped-call]
+    return ScaledGradient.apply(out, 1 / live) if live > 1 else out
 
 
 def _add_product(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
@@ -216,7 +226,7 @@ def add(gates: FrozenGates, a: Any, b: Any) -> Any:
     live, other = (a, b) if is_live(a) else (b, a)
     if _adds_nothing(other):
         return live + other
-    shape = torch.broadcast_shapes(live.shape, other.shape if isinstance(other, Tensor) else ())
+    shape = _broadcast(live.shape, other.shape if isinstance(other, Tensor) else ())
     return live + gates.constant(other, live, shape)
 
 
@@ -228,7 +238,7 @@ def _adds_nothing(value: Any) -> bool:
 
 
 def _add(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
-    a, b = args[0], args[1] if len(args) > 1 else kwargs.get("other")
+    a, b = args[0], _at(args, kwargs, 1, "other")
     if not (is_live(a) or is_live(b)):
         return func(*args, **kwargs)
     alpha = kwargs.get("alpha", 1)
@@ -243,7 +253,7 @@ def _add(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -
 
 
 def _add_in_place(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
-    a, b = args[0], args[1] if len(args) > 1 else kwargs.get("other")
+    a, b = args[0], _at(args, kwargs, 1, "other")
     if is_live(a) and is_live(b):
         gates.residual_sum(a, b)
     elif is_live(a) and not _adds_nothing(b):
@@ -291,7 +301,7 @@ def _where(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords)
         args[1], args[0], args[2]
     )  # fmt: skip
     shapes = [t.shape for t in (mask, a, b) if isinstance(t, Tensor)]
-    live, shape = (a if is_live(a) else b), torch.broadcast_shapes(*shapes)
+    live, shape = (a if is_live(a) else b), _broadcast(*shapes)
     noted = [
         x if is_live(x) or _adds_nothing(x) else gates.constant(x, live, shape) for x in (a, b)
     ]
@@ -299,7 +309,7 @@ def _where(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords)
 
 
 def _masked_fill(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
-    value = args[2] if len(args) > 2 else kwargs.get("value")
+    value = _at(args, kwargs, 2, "value")
     if not is_live(args[0]) or is_live(value) or _adds_nothing(value):
         return func(*args, **kwargs)
     mask = args[1] if len(args) > 1 else kwargs["mask"]
@@ -315,17 +325,17 @@ def _linear_parts(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-) -> Tensor:
+) -> Any:
     if is_live(weight) or not is_live(input) or bias is None:
         out = _contraction(gates, F.linear, (input, weight), {})
         return out if bias is None else add(gates, out, bias)
     if gates.tokens is None:
         return add(gates, F.linear(input, weight), bias)
-    return FrozenLinear.apply(input, gates.share_now(), weight, bias)  # type: ignore[no-any-return, no-untyped-call]
+    return FrozenLinear.apply(input, gates.share_now(), weight, bias)
 
 
 def _convolution(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
-    bias = args[2] if len(args) > 2 else kwargs.get("bias")
+    bias = _at(args, kwargs, 2, "bias")
     if bias is None or not _any_live(args, kwargs):
         return func(*args, **kwargs)
     weight = args[1] if len(args) > 1 else kwargs["weight"]

@@ -140,7 +140,8 @@ class FrozenGates(TorchFunctionMode):
             tensor = tensor.to(like.dtype)
         full = tensor.detach().expand(shape)
         if self.tokens is not None:
-            return LiveConstant.apply(self.share_now(), full)  # type: ignore[no-any-return, no-untyped-call]
+            noted: Tensor = LiveConstant.apply(self.share_now(), full)
+            return noted
         leaf = full.clone().requires_grad_()
         count, differs = self._place(tensor, shape)
         live = leaf.view_as(leaf)

@@ -213,7 +213,7 @@ class FrozenPass:
         edges = [] if gates.tokens is None else [gates.tokens.edge]
         norms = [norm.leaf for norm in gates.patch_norms]
         leaves = [constant.leaf for constant in gates.constants]
-        inputs = [gates.leaf, gates.share, *norms, *leaves, *edges]
+        inputs: list[Any] = [gates.leaf, gates.share, *norms, *leaves, *edges]
         gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
         if self.logits.requires_grad:
             gradients = torch.autograd.grad(
