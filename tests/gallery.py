@@ -355,6 +355,14 @@ GALLERY = {
     "shuffled tokens": _piece(
         lambda: TinyViT(shuffle=_SHUFFLE), order=tuple(_SHUFFLE.argsort().tolist()), **_CLS
     ),
+    "shuffled tokens, no prefix": _piece(
+        lambda: TinyViT(shuffle=_SHUFFLE, before=0, pool="patches"),
+        order=tuple(_SHUFFLE.argsort().tolist()),
+        prefix=0,
+        suffix=0,
+        pooling="mean of patches",
+        default_layer="blocks.1.norm2",
+    ),
     "convolutional embedding": _piece(lambda: TinyViT(embed=ConvPatches(12)), **_CLS),
     "one patch along j": _piece(
         lambda: TinyViT(patch=(4, 6, 3)), grid=(2, 1, 5), patch=(4, 6, 3), **_CLS

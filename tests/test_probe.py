@@ -9,7 +9,7 @@ from torch import nn
 
 from g3dvit.errors import GeometryError
 from g3dvit.probe import probe_geometry
-from gallery import GALLERY, GRID, PATCH, SHAPE, ConvPatches, TinyViT, seeded
+from gallery import GALLERY, GRID, PATCH, SHAPE, ConvPatches, Patches, TinyViT, seeded
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,27 @@ def test_vit_3d_with_class_token():
     last = g.layer("transformer.layers.2.1.net.0")
     assert (last.status, last.gradient_share) == ("dead", 0.0)
     assert g.alive_layers[-1] == g.default_layer
+
+
+def test_norms_of_the_patch_embedding_are_listed_where_their_order_is_known():
+    g = probe_geometry(_vit_3d(), (1, 8, 12, 20))
+    first, second = g.layers[:2]
+    assert (first.name, second.name) == ("to_patch_embedding.1", "to_patch_embedding.3")
+    assert (first.num_prefix_tokens, first.status) == (0, "alive")
+    assert g.patch_slice(first.name) == slice(0, 20)
+    assert g.patch_slice(g.default_layer) == slice(1, 21)
+    assert not g.notes
+
+    class Embed(nn.Sequential):
+        pass
+
+    embed = lambda: Embed(Patches(), nn.LayerNorm(24), nn.Linear(24, 12))  # noqa: E731
+    shuffled = seeded(lambda: TinyViT(embed=embed(), shuffle=torch.randperm(30)))()
+    g = probe_geometry(shuffled, (1, *SHAPE))
+    assert "embed.1" not in [layer.name for layer in g.layers]
+    assert any("another number or order" in note for note in g.notes)
+    straight = seeded(lambda: TinyViT(embed=embed()))()
+    assert probe_geometry(straight, (1, *SHAPE)).layers[0].name == "embed.1"
 
 
 def test_vit_3d_with_mean_pooling():

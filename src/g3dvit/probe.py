@@ -59,8 +59,8 @@ def probe_geometry(
         textures = Textures(network, shape, seed)
         sketches = Sketches()
         first = _first_pass(network, textures, sketches, seed)
-        seen = {norm.num_tokens for norm in first.norms}
-        tokens = find_tokens(network, textures, shape, norm_tokens=seen, before=sketches)
+        norms = [norm.stage for norm in first.norms]
+        tokens = find_tokens(network, textures, shape, norms=norms, before=sketches)
         call: Callable[[Tensor], Any] = network
         passes = [first]
         if not first.has_gradient:
@@ -153,8 +153,8 @@ def _notes(passes: Sequence[Pass], tokens: TokenMap, default: str, *, num_layers
     others = len(passes[0].norms) - num_layers
     if others:
         notes.append(
-            f"{others} more normalisations see tensors with another number of tokens (inside the "
-            "patch embedding, before class token and registers join); they are not listed"
+            f"{others} more normalisations see tensors with another number or order of tokens; "
+            "they are not listed"
         )
     if not default:
         notes.append(

@@ -22,7 +22,7 @@ from g3dvit.capture import first_output
 from g3dvit.capture.tokens import Event, watch_tensors
 from g3dvit.errors import GeometryError
 from g3dvit.geometry import GradientStatus, NormLayer
-from g3dvit.probe_stages import token_layout
+from g3dvit.probe_stages import Stage, token_layout
 from g3dvit.probe_tokens import TokenMap
 
 #: Below this share of the largest token gradient, patch gradients count as zero.
@@ -47,8 +47,7 @@ class _Norm:
     kind: str
     run: int
     is_module: bool
-    token_axis: int
-    num_tokens: int
+    stage: Stage
     gradient: Tensor | None = None
 
 
@@ -126,7 +125,8 @@ def record_pass(
             return None
         replacement = None
         if event.norm is not None:
-            norm = _Norm(event.norm, event.owner, event.kind, event.run, event.is_module, *layout)
+            stage = Stage(event.index, *layout)
+            norm = _Norm(event.norm, event.owner, event.kind, event.run, event.is_module, stage)
             result.norms.append(norm)
             if not tensor.requires_grad:
                 # A frozen part before this layer that ran without a graph: begin it here.
@@ -167,7 +167,7 @@ def _same_object(raw: object, scores: Tensor) -> object:
 
 def _keep_gradient(norm: _Norm) -> Callable[[Tensor], None]:
     def hook(gradient: Tensor) -> None:
-        tokens = gradient.detach().movedim(norm.token_axis, 0).flatten(1).float().cpu()
+        tokens = gradient.detach().movedim(norm.stage.token_axis, 0).flatten(1).float().cpu()
         norm.gradient = tokens if norm.gradient is None else norm.gradient + tokens
 
     return hook
@@ -199,9 +199,14 @@ def layers_from(passes: Sequence[Pass], tokens: TokenMap) -> tuple[NormLayer, ..
     layers: list[NormLayer] = []
     for norms in zip(*(p.norms for p in passes), strict=True):
         norm = norms[0]
-        if norm.num_tokens != tokens.num_tokens:
+        if norm.stage.index < tokens.stage and norm.stage.index not in tokens.same_order:
             continue
-        start = tokens.num_prefix_tokens
+        patches_only = norm.stage.num_tokens == tokens.num_patches
+        if norm.stage.num_tokens != tokens.num_tokens and not (
+            patches_only and norm.stage.index < tokens.stage
+        ):
+            continue
+        start = 0 if patches_only else tokens.num_prefix_tokens
         judged = [judge(n.gradient, start, tokens.num_patches) for n in norms]
         share = max(s for s, _ in judged)
         spread = max(s for _, s in judged)
@@ -213,7 +218,8 @@ def layers_from(passes: Sequence[Pass], tokens: TokenMap) -> tuple[NormLayer, ..
                 status=_status(share, spread),
                 gradient_share=share,
                 gradient_spread=spread,
-                token_axis=norm.token_axis,
+                token_axis=norm.stage.token_axis,
+                num_prefix_tokens=0 if patches_only else None,
             )
         )
     return tuple(layers)

@@ -11,6 +11,7 @@ doubled block are invisible to a model that normalises each patch first.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -86,6 +87,10 @@ class Stage:
     token_axis: int
     num_tokens: int
 
+    def has_form_of(self, other: Stage) -> bool:
+        """Tell whether both have the same tokens axis, with the same number of tokens."""
+        return (self.token_axis, self.num_tokens) == (other.token_axis, other.num_tokens)
+
 
 class Sketches:
     """What each stage of one pass held, in short; call it with every event of that pass."""
@@ -103,7 +108,7 @@ class Sketches:
 def last_unmixed_stage(
     model: nn.Module, x: Tensor, sketches: Mapping[int, Tensor], norm_tokens: set[int]
 ) -> Stage:
-    """Return the first of the last unmixed stages that have the transformer's token count."""
+    """Return the last unmixed stage that has the token count of a normalisation."""
     ratios: list[tuple[Stage, float]] = []
 
     def compare(event: Event) -> None:
@@ -134,7 +139,8 @@ def last_unmixed_stage(
             "grid of patches, and are not supported"
         )
     floor = min(ratio for _, ratio in ratios)
-    unmixed = [stage for stage, ratio in ratios if ratio <= max(UNMIXED, 3 * floor)]
+    limit = max(UNMIXED, 3 * floor)
+    unmixed = [stage for stage, ratio in ratios if ratio <= limit]
     if floor > 0.1 or not unmixed:
         raise GeometryError(
             "changing one voxel moves many tokens at every stage of this model, so that no token "
@@ -142,10 +148,13 @@ def last_unmixed_stage(
             "a deep convolutional stem have no grid of patches, and are not supported"
         )
     of_norms = [stage for stage in unmixed if stage.num_tokens in norm_tokens]
-    last = (of_norms or unmixed)[-1]
-    return next(
-        s for s in unmixed if (s.num_tokens, s.token_axis) == (last.num_tokens, last.token_axis)
-    )
+    wanted = (of_norms or unmixed)[-1]
+    # Much later stages may look unmixed again where the model itself standardises its input: the
+    # last one before the tokens first meet counts.
+    alike = [(stage, ratio) for stage, ratio in ratios if stage.has_form_of(wanted)]
+    begin = next(n for n, (_, ratio) in enumerate(alike) if ratio <= limit)
+    until_met = itertools.takewhile(lambda item: item[1] <= limit, alike[begin:])
+    return list(until_met)[-1][0]
 
 
 def _sketch(tensor: Tensor, token_axis: int) -> Tensor:

@@ -38,6 +38,8 @@ class TokenMap:
     num_suffix_tokens: int
     token_order: tuple[int, ...]
     overlapping: bool
+    stage: int
+    same_order: frozenset[int]  # earlier stages, by index, that hold the patches in this order
 
     @property
     def num_patches(self) -> int:
@@ -55,7 +57,7 @@ def find_tokens(
     textures: Textures,
     input_shape: Sequence[int],
     *,
-    norm_tokens: set[int],
+    norms: Sequence[Stage],
     before: Sketches,
 ) -> TokenMap:
     """Trace every block of the input to its token.
@@ -68,8 +70,8 @@ def find_tokens(
         Random inputs of that shape.
     input_shape
         Shape of one input without the batch axis: (i, j, k), or with channels before or after.
-    norm_tokens
-        Token counts that the model's normalisations see; tells the tokens of the transformer
+    norms
+        The stages that the model's normalisations give; they tell the tokens of the transformer
         from other tensors of the same form.
     before
         The stages of a pass over `textures.base`.
@@ -86,10 +88,9 @@ def find_tokens(
     for channel_axis in channel_axes:
         spatial = tuple(a for a in range(len(input_shape)) if a != channel_axis)
         try:
-            stage = last_unmixed_stage(
-                model, textures.with_other_middle(spatial), before.of, norm_tokens
-            )
-            tracer = _Tracer(model, textures, stage)
+            other = textures.with_other_middle(spatial)
+            stage = last_unmixed_stage(model, other, before.of, {n.num_tokens for n in norms})
+            tracer = _Tracer(model, textures, stage, norms)
             if channel_axis is not None and not tracer.all_move_with_plane(channel_axis):
                 raise GeometryError(
                     f"axis {channel_axis} of an input of shape {tuple(input_shape)} is no channel "
@@ -105,40 +106,74 @@ def find_tokens(
 class _Tracer:
     """Runs the model up to one stage and tells how far each token moved, relative to all."""
 
-    def __init__(self, model: nn.Module, textures: Textures, stage: Stage) -> None:
+    def __init__(
+        self, model: nn.Module, textures: Textures, stage: Stage, norms: Sequence[Stage]
+    ) -> None:
         self._model = model
         self._textures = textures
-        self._stage = stage
+        self.stage = stage
+        self._early = {n.index: n for n in norms if n.index < stage.index}
         self._before = self._tokens(textures.input(textures.base))
-        self._full = torch.ones(stage.num_tokens)
-        full = self.moved(0, slice(None))
-        #: Tokens that move with the input at all.
+        after = self._tokens(textures.replaced(0, slice(None)))
+        self._full = {n: _distance(after[n], self._before[n]).clamp_min(1e-30) for n in after}
+        full = self._full[stage.index]
+        #: Tokens that move with the input at all: (tokens,) bool.
         self.answers = full > 0.02 * full.max()
-        self._full = full.clamp_min(1e-30)
 
-    def _tokens(self, x: Tensor) -> Tensor:
-        kept: list[Tensor] = []
+    def _tokens(self, x: Tensor) -> dict[int, Tensor]:
+        """Return the tokens of the stage, and of earlier normalisations, by index."""
+        kept: dict[int, Tensor] = {}
 
         def see(event: Event) -> None:
-            if event.index == self._stage.index:
-                tokens = event.tensor.detach().movedim(self._stage.token_axis, 0)
-                kept.append(tokens.flatten(1).float().clone())
+            last = event.index == self.stage.index
+            stage = self.stage if last else self._early.get(event.index)
+            if stage is not None:
+                tokens = event.tensor.detach().movedim(stage.token_axis, 0)
+                kept[event.index] = tokens.flatten(1).float().clone()
+            if last:
                 raise StopForward
 
         with torch.no_grad(), watch_tensors(self._model, see, norms=False):
             self._model(x)
-        return kept[0]
+        return kept
 
-    def moved(self, axis: int, planes: Sequence[int] | slice) -> Tensor:
-        """Return how far each token moved, relative to its movement when all is replaced."""
+    def moved(
+        self, axis: int, planes: Sequence[int] | slice, *, whole_slabs: bool = False
+    ) -> Tensor:
+        """Return how far each token moved, relative to its movement when all is replaced.
+
+        Parameters
+        ----------
+        axis, planes
+            What is replaced.
+        whole_slabs
+            Whether these are whole slabs of patches, so that each token moves fully or not at
+            all. Earlier normalisations in which other tokens move then have another order.
+        """
         after = self._tokens(self._textures.replaced(axis, planes))
-        distance: Tensor = (after - self._before).norm(dim=1).cpu() / self._full
-        return distance
+        moved = {n: _distance(after[n], self._before[n]) / self._full[n] for n in after}
+        main = moved.pop(self.stage.index)
+        if whole_slabs:
+            here = (main > 0.5, main[self.answers] > 0.5)  # all tokens, or the patches only
+            for n, early in moved.items():
+                if not any(torch.equal(early > 0.5, tokens) for tokens in here):
+                    del self._early[n]
+        return main
+
+    @property
+    def same_order(self) -> frozenset[int]:
+        """Earlier normalisations that hold the patches in the same order, as far as was seen."""
+        return frozenset(self._early)
 
     def all_move_with_plane(self, axis: int) -> bool:
         """Tell whether the first plane of an axis feeds every token that anything feeds."""
         moved = self.moved(axis, [0])[self.answers]
         return bool((moved > 0.1 * moved.max()).all())
+
+
+def _distance(after: Tensor, before: Tensor) -> Tensor:
+    distance: Tensor = (after - before).norm(dim=1)
+    return distance.cpu()
 
 
 def _trace(
@@ -187,6 +222,8 @@ def _trace(
         num_suffix_tokens=len(answers) - 1 - last,
         token_order=tuple(flat.argsort().tolist()),
         overlapping=overlapping,
+        stage=tracer.stage.index,
+        same_order=tracer.same_order,
     )
 
 
@@ -222,7 +259,8 @@ def _coordinates(tracer: _Tracer, axis: int, count: int, patch: int) -> tuple[Te
     slabs = torch.arange(count * patch) // patch
     for bit in range((count - 1).bit_length()):
         inside = (slabs >> bit) & 1 == 1
-        moved = tracer.moved(axis, inside.nonzero().flatten().tolist())[tracer.answers]
+        planes = inside.nonzero().flatten().tolist()
+        moved = tracer.moved(axis, planes, whole_slabs=True)[tracer.answers]
         undecided = (moved > 0.1) & (moved < 0.8)
         if bool(undecided.any()):
             # The block that moves a token clearly more than all others is its own.
