@@ -15,7 +15,6 @@ import threading
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from types import FrameType
 from typing import TextIO
 
@@ -24,6 +23,9 @@ from g3dvit.errors import G3DError
 
 #: Subcommands in the order in which a newcomer needs them; each is a module here.
 COMMANDS = ("demo", "init", "inspect", "check", "explain", "train")
+
+#: Warnings that were printed; the same sentence is told once.
+_SHOWN: set[str] = set()
 
 EPILOG = """\
 first steps:
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     warnings.showwarning = _show_warning
+    _SHOWN.clear()
     in_main_thread = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGTERM, _interrupt) if in_main_thread else None
     try:
@@ -81,8 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=None, command=None)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name in COMMANDS:
-        if find_spec(f"{__name__}.{name}") is None:
-            continue
         module = import_module(f"{__name__}.{name}")
         sub = subparsers.add_parser(
             module.NAME,
@@ -105,11 +106,13 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Print our own warnings as one line; leave those of other libraries as they are."""
-    if category.__module__.startswith("g3dvit"):
-        text = f"warning: {message}\n"
-    else:
-        text = warnings.formatwarning(message, category, filename, lineno, line)
-    (file or sys.stderr).write(text)
+    if not category.__module__.startswith("g3dvit"):
+        (file or sys.stderr).write(
+            warnings.formatwarning(message, category, filename, lineno, line)
+        )
+    elif str(message) not in _SHOWN:
+        _SHOWN.add(str(message))
+        (file or sys.stderr).write(f"warning: {message}\n")
 
 
 def _explain_os_error(error: OSError) -> str:
