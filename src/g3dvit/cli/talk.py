@@ -26,6 +26,7 @@ def progress_bar(unit: str) -> Iterator[Callable[[int, int, str], None]]:
         leave=False,
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else 15,  # a log file gets a line now and then
+        delay=0.5,  # what fails at once shows no bar
     ) as bar:
 
         def show(done: int, total: int, doing: str) -> None:
