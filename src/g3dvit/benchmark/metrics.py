@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from g3dvit.evaluate import mass_over_volume, peak_distance_mm, roc_auc
+from g3dvit.grids import Shape3
 from g3dvit.phantoms import PhantomVolumes, matched_auc
 
 
@@ -39,6 +40,7 @@ METRICS: dict[str, Metric] = {
         Metric("ap", "AP", "average precision; chance is the truth's share of the mask"),
         Metric("pointing", "pointing", "share of volumes whose highest voxel is in the truth"),
         Metric("mass", "mass", "share of the positive mass in the truth over its volume share"),
+        Metric("patch_auc", "patch AUC", "a patch with truth is above a patch without; chance .5"),
         Metric("associated_auc", "AUC assoc.", "AUC for the voxels that differ between classes"),
         Metric("distractor_auc", "distr. AUC", "distractor against places as far off; aim .5"),
         Metric("distractor_mass", "distr. mass", "the distractor's mass over its volume share"),
@@ -49,9 +51,15 @@ METRICS: dict[str, Metric] = {
     )
 }
 
+#: Those that `volume_metrics` gives.
+PER_MAP = (
+    *("auc", "ap", "pointing", "mass", "patch_auc"),
+    *("associated_auc", "distractor_auc", "distractor_mass", "peak_mm"),
+)
+
 
 def volume_metrics(
-    relevance: NDArray[np.float32], drawn: PhantomVolumes, n: int
+    relevance: NDArray[np.float32], drawn: PhantomVolumes, n: int, patch_size: Shape3
 ) -> dict[str, float]:
     """Return the numbers of one map.
 
@@ -61,6 +69,8 @@ def volume_metrics(
         The map.
     drawn, n
         The phantom, its truth corrected for what can be seen, and which of its volumes.
+    patch_size : (3,)
+        Of the model, in voxels.
 
     Returns
     -------
@@ -72,9 +82,7 @@ def volume_metrics(
     values = relevance.astype(np.float64)
     missing = float("nan")
     if not truth.any():
-        return dict.fromkeys(
-            ("auc", "ap", "pointing", "mass", "associated_auc", "peak_mm"), missing
-        ) | dict.fromkeys(("distractor_auc", "distractor_mass"), missing)
+        return dict.fromkeys(PER_MAP, missing)
     _, distance = peak_distance_mm(values, truth, inside, drawn.grid)
     numbers = {
         "auc": roc_auc(values[inside], truth[inside]),
@@ -82,6 +90,7 @@ def volume_metrics(
         "pointing": float(distance < 1e-6),
         "mass": mass_over_volume(values, truth, inside),
         "peak_mm": distance,
+        "patch_auc": patch_auc(values, truth, inside, patch_size),
         "associated_auc": missing,
         "distractor_auc": missing,
         "distractor_mass": missing,
@@ -95,6 +104,36 @@ def volume_metrics(
         numbers["distractor_auc"] = matched_auc(values, truth, distractor, free)
         numbers["distractor_mass"] = mass_over_volume(values, distractor, inside)
     return numbers
+
+
+def patch_auc(
+    values: NDArray[np.float64],
+    truth: NDArray[np.bool_],
+    inside: NDArray[np.bool_],
+    patch_size: Shape3,
+) -> float:
+    """Return the probability that a patch with truth has a higher mean than one without.
+
+    Only patches with voxels inside count, each by the mean of those. A model that normalises
+    patches uses whole patches that the signal's border cuts, on both sides of the border.
+    """
+    total, found, planted = (
+        patch_sums(a.astype(np.float64), patch_size).ravel()
+        for a in (np.where(inside, values, 0), inside, truth)
+    )
+    some = found > 0
+    present = planted[some] > 0
+    if present.all():
+        return float("nan")
+    return roc_auc(total[some] / found[some], present)
+
+
+def patch_sums(values: NDArray[np.float64], patch_size: Shape3) -> NDArray[np.float64]:
+    """Return the sum over each patch, (..., i, j, k) to (..., gi, gj, gk)."""
+    *more, i, j, k = values.shape
+    p, q, r = patch_size
+    split = values.reshape(*more, i // p, p, j // q, q, k // r, r)
+    return np.asarray(split.sum(axis=(-5, -3, -1)))
 
 
 def average_precision(values: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:

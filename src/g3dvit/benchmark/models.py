@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from g3dvit.benchmark.files import write_whole
+from g3dvit.benchmark.vit3d import embed, logits_of
 from g3dvit.errors import InputError, ModelError
 from g3dvit.phantoms import PhantomVolumes, Recipe, recipe_hash
 from g3dvit.plain import to_json
@@ -242,7 +243,9 @@ def _epoch(
     for start in range(0, len(order), batch_size):
         some = order[start : start + batch_size]
         truth = torch.from_numpy(labels[some])
-        logits: Tensor = model(torch.from_numpy(drawn.volumes[some])[:, None])
+        logits: Tensor = logits_of(
+            model, embed(model, torch.from_numpy(drawn.volumes[some])[:, None])
+        )
         loss = nn.functional.cross_entropy(logits, truth)
         if not torch.isfinite(loss):
             raise ModelError("the loss is not finite; lower the learning rate")

@@ -13,37 +13,15 @@ Bluecher et al. 2024, https://arxiv.org/abs/2407.11910
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from g3dvit.benchmark.vit3d import logits_of
+
 STEPS = 10  # points of a curve, from none removed to all of the mask
-
-
-@torch.no_grad()
-def embed(model: nn.Module, x: Float[Tensor, "batch 1 i j k"]) -> Float[Tensor, "batch tokens d"]:
-    """Return class token and patch tokens with their positions."""
-    parts: Any = model
-    patches = parts.to_patch_embedding(x)
-    first = parts.cls_token.expand(len(x), -1, -1)
-    tokens: Tensor = torch.cat([first, patches], dim=1) + parts.pos_embedding
-    return tokens
-
-
-@torch.no_grad()
-def logits_of(
-    model: nn.Module, tokens: Float[Tensor, "batch tokens d"]
-) -> Float[Tensor, "batch classes"]:
-    """Return what the model says about some tokens, the class token being the first."""
-    parts: Any = model
-    out = parts.transformer(tokens)
-    pooled = out.mean(dim=1) if parts.pool == "mean" else out[:, 0]
-    found: Tensor = parts.mlp_head(parts.to_latent(pooled))
-    return found
 
 
 def log_odds(
@@ -55,6 +33,7 @@ def log_odds(
     return own - torch.logsumexp(others, dim=1)
 
 
+@torch.no_grad()
 def single_removal(
     model: nn.Module, tokens: Float[Tensor, "tokens d"], label: int, patches: NDArray[np.intp]
 ) -> NDArray[np.float64]:
@@ -69,6 +48,7 @@ def single_removal(
     return np.asarray((full - torch.cat(found)).numpy(), dtype=np.float64)
 
 
+@torch.no_grad()
 def removal_gain(
     model: nn.Module,
     tokens: Float[Tensor, "batch tokens d"],
@@ -83,7 +63,7 @@ def removal_gain(
     model
         One of the benchmark's.
     tokens : (batch, tokens, d)
-        From `embed`.
+        From `g3dvit.benchmark.vit3d.embed`.
     labels : (batch,)
         Class whose log-odds are followed.
     patch_scores : (batch, patches)

@@ -7,7 +7,7 @@ the same recipe and settings, is not run again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,19 @@ from torch import nn
 from g3dvit.benchmark.cases import Case
 from g3dvit.benchmark.files import write_text
 from g3dvit.benchmark.maps import ROWS, SEED_ROW, MapSettings, RowMaps, make_maps
-from g3dvit.benchmark.metrics import volume_metrics
+from g3dvit.benchmark.metrics import patch_sums, volume_metrics
 from g3dvit.benchmark.models import ModelRecipe, TrainedModel, trained_model
-from g3dvit.benchmark.removal import embed, removal_gain, single_removal
+from g3dvit.benchmark.removal import removal_gain, single_removal
+from g3dvit.benchmark.vit3d import embed
 from g3dvit.explain import Explainer
+from g3dvit.grids import Shape3
 from g3dvit.phantoms import PhantomVolumes, correct_truth, recipe_hash
 from g3dvit.plain import to_json
 
 Talk = Callable[[str], None]
 
 #: Raised whenever the same maps get other numbers than before.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +129,10 @@ def measure(name: str, trained: TrainedModel, settings: RunSettings) -> Part:
     drawn = held_out(recipe, settings.n_test)
     explainer = Explainer(trained.model, (1, *drawn.mask.shape))
     maps = make_maps(explainer, drawn, settings.maps, seed=recipe.seed)
+    edges = (recipe.patch_size,) * 3
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     for row, found in maps.items():
-        numbers = [volume_metrics(one, drawn, n) for n, one in enumerate(found.maps)]
+        numbers = [volume_metrics(one, drawn, n, edges) for n, one in enumerate(found.maps)]
         values[row] = {key: np.array([line[key] for line in numbers]) for key in numbers[0]}
     if SEED_ROW in values:
         for columns in values.values():
@@ -167,6 +170,7 @@ def accuracy(model: nn.Module, drawn: PhantomVolumes, batch_size: int = 20) -> f
     return float((logits.argmax(dim=1).numpy() == drawn.labels).mean())
 
 
+@torch.no_grad()
 def _removal(
     model: nn.Module,
     recipe: ModelRecipe,
@@ -191,7 +195,7 @@ def _removal(
     orders = [rng.standard_normal(oracle_scores.shape) for _ in range(3)]
     chance = float(np.mean([removal_gain(model, tokens, labels, o, inside) for o in orders]))
     for row, found in maps.items():
-        scores = _patch_means(found.maps[:n], edges)[:, inside].astype(np.float64)
+        scores = _patch_means(found.maps[:n], edges)[:, inside]
         gain = removal_gain(model, tokens, labels, scores, inside)
         blank = np.full(len(drawn), np.nan)
         values[row]["srg"], values[row]["relative_srg"] = blank, blank.copy()
@@ -199,12 +203,10 @@ def _removal(
         values[row]["relative_srg"][:n] = (gain - chance) / (oracle - chance)
 
 
-def _patch_means(maps: NDArray[np.float32], edges: Sequence[int]) -> NDArray[np.float32]:
+def _patch_means(maps: NDArray[np.float32], edges: Shape3) -> NDArray[np.float64]:
     """Return the mean over each patch, (n, patches), in the order of the tokens."""
-    n, *shape = maps.shape
-    sizes = [v for s, p in zip(shape, edges, strict=True) for v in (s // p, p)]
-    means = maps.reshape(n, *sizes).mean(axis=(2, 4, 6))
-    return np.asarray(means.reshape(n, -1), dtype=np.float32)
+    sums = patch_sums(maps.astype(np.float64), edges)
+    return sums.reshape(len(maps), -1) / np.prod(edges)
 
 
 def read_part(path: Path) -> Part:

@@ -156,6 +156,7 @@ _COLUMNS = (
     "auc",
     "ap",
     "pointing",
+    "patch_auc",
     "mass",
     "distractor_auc",
     "distractor_mass",

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from g3dvit.errors import MethodError
+from g3dvit.methods.shift_averaged import (
+    ShiftInputs,
+    choose_shifts,
+    shift_averaged,
+    shift_volume,
+    spread,
+)
+
+SHAPE, GRID = (4, 6, 10), (2, 2, 2)
+EDGES = (2, 3, 5)
+
+
+class Toy:
+    """A model whose relevance is a fixed function of the input, with a decision of its own."""
+
+    def __init__(self, *, decide: str = "never") -> None:
+        rng = np.random.default_rng(0)
+        self.weights = torch.from_numpy(rng.standard_normal(SHAPE))
+        self.bias = torch.from_numpy(rng.standard_normal(GRID))
+        self.decide = decide
+        self.calls = 0
+
+    def __call__(self, x: Tensor) -> ShiftInputs:
+        self.calls += 1
+        voxels = x[:, 0] * self.weights
+        relevance = torch.stack([slow_patch_sums(v.numpy()) for v in voxels]) + self.bias
+        decision = torch.zeros(len(x), dtype=torch.int64)
+        if self.decide == "first corner":
+            decision = (x[:, 0, 0, 0, 0] > 0).long()
+        elif self.decide == "always":
+            decision += self.calls
+        return ShiftInputs(decision, relevance, voxels)
+
+
+def slow_patch_sums(voxels: np.ndarray) -> Tensor:
+    sums = torch.zeros(GRID, dtype=torch.float64)
+    for i, j, k in np.ndindex(*voxels.shape):
+        sums[i // EDGES[0], j // EDGES[1], k // EDGES[2]] += voxels[i, j, k]
+    return sums
+
+
+def slow_average(x: np.ndarray, toy: Toy, shifts: list[tuple[int, int, int]]) -> np.ndarray:
+    """Average one volume, (i, j, k), voxel by voxel."""
+    total, seen = np.zeros(SHAPE), np.zeros(SHAPE)
+    decision = toy(torch.from_numpy(x)[None, None]).decision
+    for shift in shifts:
+        moved = np.zeros(SHAPE)
+        for place in np.ndindex(*SHAPE):
+            source = tuple(
+                min(max(p - s, 0), n - 1) for p, s, n in zip(place, shift, SHAPE, strict=True)
+            )
+            moved[place] = x[source]
+        found = toy(torch.from_numpy(moved)[None, None])
+        if found.decision != decision:
+            continue
+        voxels, relevance = found.voxels[0].numpy(), found.relevance[0].numpy()
+        for place in np.ndindex(*SHAPE):
+            there = tuple(p + s for p, s in zip(place, shift, strict=True))
+            if not all(0 <= t < n for t, n in zip(there, SHAPE, strict=True)):
+                continue
+            patch = tuple(t // e for t, e in zip(there, EDGES, strict=True))
+            box = tuple(slice(p * e, (p + 1) * e) for p, e in zip(patch, EDGES, strict=True))
+            share = abs(voxels[there]) / np.abs(voxels[box]).sum()
+            total[place] += max(relevance[patch], 0) * share
+            seen[place] += 1
+    return total / np.maximum(seen, 1)
+
+
+def volumes(n: int = 3) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(1).standard_normal((n, 1, *SHAPE)))
+
+
+@pytest.mark.parametrize("decide", ["never", "first corner"])
+def test_it_equals_a_slow_loop(decide: str) -> None:
+    shifts = [(0, 0, 0), (1, 0, -2), (-1, 2, 3), (0, -1, 0), (1, 1, 1)]
+    x = volumes()
+    found = shift_averaged(x, Toy(decide=decide), shifts, (2, 3, 4))
+    for n in range(3):
+        expected = slow_average(x[n, 0].numpy(), Toy(decide=decide), shifts)
+        np.testing.assert_allclose(found.voxels[n].numpy(), expected, rtol=1e-12)
+        np.testing.assert_allclose(found.relevance[n], slow_patch_sums(expected), rtol=1e-12)
+    if decide == "never":
+        assert found.kept.tolist() == [5, 5, 5]
+    else:
+        assert found.kept.tolist() == [5, 3, 3]  # the first corner changes its sign twice
+    assert not found.unshifted.any()
+
+
+def test_without_a_shift_the_sum_is_the_positive_relevance() -> None:
+    x = volumes()
+    toy = Toy()
+    found = shift_averaged(x, toy, [(0, 0, 0)], (2, 3, 4))
+    torch.testing.assert_close(found.relevance, toy(x).relevance.clamp_min(0))
+    assert (found.voxels >= 0).all()
+
+
+def test_where_every_shift_changes_the_decision_the_unshifted_map_is_used() -> None:
+    x = volumes()
+    found = shift_averaged(x, Toy(decide="always"), [(1, 0, 0), (0, -1, 2)], (2, 3, 4))
+    assert found.unshifted.all() and found.kept.tolist() == [0, 0, 0]
+    still = Toy()(x)
+    torch.testing.assert_close(found.voxels, spread(still.relevance, still.voxels))
+
+
+def test_axes_may_be_permuted_and_targets_several() -> None:
+    x = volumes(2)
+    toy, shifts = Toy(), [(1, 0, -2), (0, 0, 0), (-1, 1, 0)]
+    plain = shift_averaged(x, toy, shifts, (2, 3, 4))
+
+    def several(moved: Tensor) -> ShiftInputs:
+        found = toy(moved.permute(0, 1, 4, 2, 3))
+        both = torch.stack([found.relevance, -found.relevance], 1)
+        return ShiftInputs(found.decision, both, torch.stack([found.voxels] * 2, 1))
+
+    turned = shift_averaged(x.permute(0, 1, 3, 4, 2), several, shifts, (4, 2, 3))
+    torch.testing.assert_close(turned.voxels[:, 0], plain.voxels)
+    assert turned.relevance.shape == (2, 2, *GRID)
+    assert not torch.allclose(turned.voxels[:, 1], plain.voxels)
+
+
+def test_a_patch_whose_voxels_are_silent_spreads_evenly() -> None:
+    relevance = torch.full((1, *GRID), 3.0)
+    voxels = torch.zeros((1, *SHAPE))
+    torch.testing.assert_close(spread(relevance, voxels), torch.full((1, *SHAPE), 3.0 / 30))
+
+
+def test_nothing_comes_in_from_the_other_side() -> None:
+    x = torch.arange(10.0).reshape(1, 1, 1, 1, 10)
+    assert shift_volume(x, (0, 0, 3), (2, 3, 4)).flatten().tolist() == [
+        *(0, 0, 0, 0, 1, 2, 3, 4, 5, 6)
+    ]
+    assert shift_volume(x, (0, 0, -2), (2, 3, 4)).flatten().tolist() == [
+        *(2, 3, 4, 5, 6, 7, 8, 9, 9, 9)
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 20, 27, 64])
+def test_shifts_are_different_and_balanced(count: int) -> None:
+    shifts = choose_shifts(count, (5, 6, 9))
+    assert len(set(shifts)) == count
+    assert all(abs(s) <= e / 2 for one in shifts for s, e in zip(one, (5, 6, 9), strict=True))
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.75
+    if count in (1, 9, 20):
+        assert shifts[0] == (0, 0, 0)
+
+
+def test_27_shifts_of_patches_of_five_are_the_product_of_minus_two_zero_and_two() -> None:
+    assert set(choose_shifts(27, (5, 5, 5))) == set(product((-2, 0, 2), repeat=3))
+
+
+def test_impossible_shifts_are_refused() -> None:
+    with pytest.raises(MethodError, match="between 1 and the 8 voxels"):
+        choose_shifts(9, (2, 2, 2))
+    with pytest.raises(MethodError, match="each smaller than the volume"):
+        shift_averaged(volumes(), Toy(), [(0, 6, 0)], (2, 3, 4))
+    with pytest.raises(MethodError, match="one or more"):
+        shift_averaged(volumes(), Toy(), [], (2, 3, 4))
