@@ -213,6 +213,20 @@ def test_dropout_is_off_while_probing():
     assert all(m.training for m in vit.modules())
 
 
+class _NoisyEmbedding(ConvPatches):
+    """Random in evaluation mode too, as Monte Carlo dropout is."""
+
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.3, training=True)
+
+
+def test_models_that_are_random_in_evaluation_mode():
+    model = seeded(lambda: TinyViT(embed=_NoisyEmbedding(12)))()
+    before = torch.get_rng_state()
+    assert probe_geometry(model, (1, *SHAPE)).default_layer == "blocks.1.norm1"
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_zero_head_is_a_note_and_no_crash():
     model = seeded(TinyViT)()
     nn.init.zeros_(model.head.weight)
@@ -278,6 +292,29 @@ def _conv_net():
 def test_what_has_no_patch_grid_is_refused(build, shape, message):
     with pytest.raises(GeometryError, match=message):
         probe_geometry(seeded(build)(), shape)
+
+
+def test_windowed_models_are_refused():
+    swin = pytest.importorskip("monai.networks.nets.swin_unetr")
+
+    class Swin(nn.Module):
+        def __init__(self):
+            super().__init__()
+            two = (2, 2, 2, 2)
+            self.net = swin.SwinTransformer(1, 12, (4, 4, 4), (2, 2, 2), two, two, spatial_dims=3)
+            self.head = nn.Linear(192, 2)
+
+        def forward(self, x):
+            return self.head(self.net(x)[-1].mean((2, 3, 4)))
+
+    with pytest.raises(GeometryError, match="windowed and hierarchical models"):
+        probe_geometry(seeded(Swin)(), (1, 32, 32, 64))
+
+
+def test_torchscript_is_refused():
+    traced = torch.jit.trace(nn.Linear(3, 3), torch.zeros(1, 3))
+    with pytest.raises(GeometryError, match="TorchScript model hides its tokens"):
+        probe_geometry(traced, (1, *SHAPE))
 
 
 def test_the_table_names_the_layer():

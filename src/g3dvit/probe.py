@@ -54,6 +54,10 @@ def probe_geometry(
         If the model cannot be run on such an input, or has no grid of equal patches.
     """
     shape = _input_shape(model, input_shape)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise GeometryError(
+            "a TorchScript model hides its tokens; give the torch.nn.Module that it was made from"
+        )
     notes: list[str] = []
     with guest(model) as network:
         textures = Textures(network, shape, seed)
@@ -78,6 +82,13 @@ def probe_geometry(
                 for n in range(1, _INPUTS)
             ]
     layers = layers_from(passes, tokens)
+    if not layers and (first.norms or first.elsewhere):
+        raise GeometryError(
+            f"no normalisation of this model sees the {tokens.num_tokens} tokens in which its "
+            f"patches can be told apart, but {len(first.norms) + first.elsewhere} see other "
+            "tensors; windowed and hierarchical models (Swin and its kin) have no single grid of "
+            "patches, and are not supported"
+        )
     default = next((layer.name for layer in reversed(layers) if layer.status == "alive"), "")
     notes += _notes(passes, tokens, default, num_layers=len(layers))
     return Geometry(

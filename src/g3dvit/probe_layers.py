@@ -68,6 +68,8 @@ class Pass:
         Name of the function that made the output, where one did.
     has_gradient
         False where no gradient reached any stage.
+    elsewhere
+        Number of normalisations of volumes, windows or other tensors of three axes and more.
     """
 
     norms: list[_Norm] = field(default_factory=list)
@@ -75,6 +77,7 @@ class Pass:
     num_outputs: int = 0
     ending: str = ""
     has_gradient: bool = False
+    elsewhere: int = 0
 
 
 def record_pass(
@@ -121,6 +124,8 @@ def record_pass(
             result.norms[:] = [n for n in result.norms if n.is_module or n.owner != event.owner]
             runs[event.norm] += 1
         layout = token_layout(tensor.shape)
+        if layout is None and event.norm is not None and tensor.dim() > 2:
+            result.elsewhere += 1
         if layout is None or not tensor.is_floating_point():
             return None
         replacement = None
@@ -142,6 +147,7 @@ def record_pass(
 
     with torch.enable_grad():
         given = leaves[0].clone()  # models add to their input in place; a leaf forbids that
+        torch.manual_seed(0)  # some models are random in evaluation mode; `guest` restores this
         with watch_tensors(model, see):
             raw = (call or model)(given)
         scores = first_output(raw)

@@ -134,6 +134,7 @@ class _Tracer:
                 raise StopForward
 
         with torch.no_grad(), watch_tensors(self._model, see, norms=False):
+            torch.manual_seed(0)  # the same randomness in every pass, where a model has any
             self._model(x)
         return kept
 
