@@ -99,8 +99,8 @@ def discarded_share(
 
 
 def _unit_scaled(x: Tensor) -> Tensor:
-    """Return float64 values divided by the largest of each volume, so that squares stay finite."""
-    wide = x.double()
+    """Return values divided by the largest of each volume, so that squares stay finite."""
+    wide = x if x.dtype == torch.float64 else x.float()
     largest = wide.abs().flatten(1).amax(1).reshape(-1, *(1,) * (x.ndim - 1))
     return wide / torch.where(largest > 0, largest, 1.0)
 
