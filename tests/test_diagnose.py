@@ -30,7 +30,7 @@ def test_dead_gradients_are_relative_to_every_token():
     g[1, 3] = 2e-5
     g[2, 3] = -1.0
     found = diagnose.dead_gradient(g, slice(1, 6))
-    torch.testing.assert_close(found, torch.tensor([0, 1e-5, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor([0, 1e-5, 0.5]))
     assert [verdict(diagnose.check_dead(v)) for v in found.tolist()] == ["fail", "warn", "pass"]
     assert verdict(diagnose.check_dead(9e-7)) == "fail"
     torch.testing.assert_close(diagnose.dead_gradient(g * 1e-30, slice(1, 6)), found)
