@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from g3dvit.capture import first_output
-from g3dvit.capture.tokens import Event, watch_tensors
+from g3dvit.capture.tokens import Event, on_gradient, watch_tensors
 from g3dvit.errors import GeometryError
 from g3dvit.geometry import GradientStatus, NormLayer
 from g3dvit.probe_stages import Stage, token_layout
@@ -138,11 +138,9 @@ def record_pass(
                 leaves.append(tensor.detach().requires_grad_())
                 with torch.enable_grad():
                     replacement = tensor = leaves[-1].clone()
-            tensor.register_hook(_keep_gradient(norm))  # type: ignore[no-untyped-call]
+            on_gradient(tensor, _keep_gradient(norm))
         if tensor.requires_grad:
-            tensor.register_hook(  # type: ignore[no-untyped-call]
-                _keep_last(result, event.index, layout)
-            )
+            on_gradient(tensor, _keep_last(result, event.index, layout))
         return replacement
 
     with torch.enable_grad():

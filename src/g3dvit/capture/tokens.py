@@ -99,6 +99,15 @@ def watch_tensors(model: nn.Module, see: See, *, norms: bool = True) -> Iterator
         watcher.detach()
 
 
+def on_gradient(tensor: Tensor, see: Callable[[Tensor], None]) -> None:
+    """Call `see` with the gradient at a tensor of the graph, once it has been computed.
+
+    What the model does to the tensor in place afterwards makes no difference. The hook belongs
+    to the graph, and goes with it.
+    """
+    tensor.register_hook(see)  # type: ignore[no-untyped-call]
+
+
 class _Watcher(TorchFunctionMode):
     def __init__(self, model: nn.Module, see: See, *, norms: bool) -> None:
         super().__init__()
