@@ -250,6 +250,7 @@ def test_input_shape_may_come_from_the_description():
         probe_geometry(model)
     model.description = type("Description", (), {"input_shape": (1, *SHAPE)})()
     assert probe_geometry(model).patch_size == PATCH
+    assert probe_geometry(nn.DataParallel(model)).patch_size == PATCH
 
 
 class _Cropping(nn.Module):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from g3dvit.capture import guest
+from g3dvit.capture import guest, unwrap
 from g3dvit.errors import G3DError, GeometryError
 from g3dvit.geometry import Geometry
 from g3dvit.probe_layers import Pass, bounded_note, find_pooling, layers_from, record_pass
@@ -110,7 +110,7 @@ def probe_geometry(
 
 def _input_shape(model: nn.Module, given: Sequence[int] | None) -> tuple[int, ...]:
     if given is None:
-        given = getattr(getattr(model, "description", None), "input_shape", None)
+        given = getattr(getattr(unwrap(model), "description", None), "input_shape", None)
     if given is None:
         raise GeometryError(
             "the shape of the model's input is not known; give `input_shape`, what `model(x)` "
