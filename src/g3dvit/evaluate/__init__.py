@@ -10,11 +10,14 @@ from g3dvit.evaluate.localisation import (
     roc_auc,
     side_shares,
 )
+from g3dvit.evaluate.pair_swaps import PairSwaps, pair_swaps
 
 __all__ = [
     "Localisation",
+    "PairSwaps",
     "localise",
     "mass_over_volume",
+    "pair_swaps",
     "peak_distance_mm",
     "roc_auc",
     "side_shares",
