@@ -29,7 +29,7 @@ from g3dvit.train import (
     make_folds,
     train_model,
 )
-from g3dvit.train.fit import fit_model, predict
+from g3dvit.train.fit import _hide, _shift, fit_model, predict
 from g3dvit.train.job import small_vit
 from g3dvit.train.linear import fit_linear
 from g3dvit.train.report import balanced_accuracy
@@ -331,6 +331,23 @@ def test_a_loss_that_is_not_finite_is_told(samples: Samples) -> None:
         model.head.weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="loss is not finite"):
         fit_model(model, samples, np.arange(16), to_input, QUICK)
+
+
+def test_shifts_repeat_the_border_and_hidden_cubes_are_whole() -> None:
+    rng = np.random.default_rng(0)
+    volumes = rng.normal(size=(3, 7, 9, 11)).astype(np.float32)
+    moved = _shift(volumes, 2, np.random.default_rng(3))
+    steps = np.random.default_rng(3).integers(-2, 3, 3)
+    for i, j, k in [(0, 0, 0), (6, 8, 10), (3, 4, 5)]:
+        at = np.clip(np.array([i, j, k]) - steps, 0, np.array([6, 8, 10]))
+        assert np.array_equal(moved[:, i, j, k], volumes[(slice(None), *at)])
+    hidden = _hide(np.ones((200, 7, 9, 11), np.float32), 0.25, 4, np.random.default_rng(1))
+    cubes = [
+        hidden[:, i : i + 4, j : j + 4, k : k + 4].reshape(200, -1)
+        for i in (0, 4) for j in (0, 4, 8) for k in (0, 4, 8)
+    ]  # fmt: skip
+    assert all(np.array_equal(cube.min(axis=1), cube.max(axis=1)) for cube in cubes)
+    assert np.mean([1 - cube[:, 0].mean() for cube in cubes]) == pytest.approx(0.25, abs=0.02)
 
 
 @pytest.mark.parametrize("change", [{"epochs": 0}, {"learning_rate": 0.0}, {"warm_up": 1.0}])

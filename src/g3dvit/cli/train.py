@@ -110,6 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shift", type=int, default=0, metavar="N", help="random shifts of up to N voxels"
     )
     how.add_argument(
+        "--hide", type=float, default=0.0, metavar="S", help="share of cubes set to 0 at random"
+    )
+    how.add_argument(
         "--embedding-scale", type=float, default=1.0, metavar="F", help="of the first weights"
     )
     how.add_argument("--embedding-decay", type=float, metavar="W", help="their own weight decay")
@@ -148,6 +151,7 @@ def run(arguments: argparse.Namespace) -> int:
                 learning_rate=arguments.learning_rate,
                 weight_decay=arguments.weight_decay,
                 shift_voxels=arguments.shift,
+                hidden_share=arguments.hide,
                 embedding_scale=arguments.embedding_scale,
                 embedding_decay=arguments.embedding_decay,
             ),

@@ -71,8 +71,11 @@ def pair_swaps(labels: ArrayLike, predicted: ArrayLike, pairs: ArrayLike) -> Pai
     correct = np.zeros((len(names), 2, 2))
     for swapped in (0, 1):
         label = truth ^ swapped
-        np.add.at(total, (pair, swapped, label), 1)
-        np.add.at(correct, (pair, swapped, label), answer == classes[label])
+        for kind in (0, 1):
+            mine = label == kind
+            hits = mine & (answer == classes[kind])
+            total[:, swapped, kind] = np.bincount(pair[mine], minlength=len(names))
+            correct[:, swapped, kind] = np.bincount(pair[hits], minlength=len(names))
     choices = (np.arange(2 ** len(names))[:, None] >> np.arange(len(names))) & 1
     every = np.arange(len(names))
     counted = total[every, choices].sum(axis=1)

@@ -35,6 +35,9 @@ class Fitting:
         Share of the steps in which the learning rate rises; it then falls as a cosine.
     shift_voxels
         Every batch is shifted by up to so many voxels along each axis; 0 for none.
+    hidden_share, hidden_edge_voxels
+        In training every volume has this share of its cubes of so many voxels set to 0, chosen
+        anew each time, so that no single place is relied on; 0 for none.
     embedding_scale, embedding_decay
         The weights of the patch embedding are scaled by this before training and decay by this
         (with `weight_decay` where None). Random weights that training never had a reason to
@@ -50,6 +53,8 @@ class Fitting:
     label_smoothing: float = 0.1
     warm_up: float = 0.15
     shift_voxels: int = 0
+    hidden_share: float = 0.0
+    hidden_edge_voxels: int = 15
     embedding_scale: float = 1.0
     embedding_decay: float | None = None
     clip_norm: float = 1.0
@@ -59,8 +64,12 @@ class Fitting:
             raise InputError(f"epochs, batch size and learning rate are above 0: {self}")
         if self.weight_decay < 0 or self.shift_voxels < 0 or self.clip_norm <= 0:
             raise InputError(f"weight decay and shift are at least 0, the norm above 0: {self}")
-        if not 0 <= self.label_smoothing < 1 or not 0 <= self.warm_up < 1:
-            raise InputError(f"label smoothing and warm-up lie in 0 to 1: {self}")
+        shares = (self.label_smoothing, self.warm_up, self.hidden_share)
+        if not all(0 <= share < 1 for share in shares) or self.hidden_edge_voxels < 1:
+            raise InputError(
+                f"label smoothing, warm-up and hidden share lie in 0 to 1, the edge is 1 or more: "
+                f"{self}"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,6 +137,7 @@ def fit_model(
             for start in range(0, len(order), fitting.batch_size):
                 chosen = order[start : start + fitting.batch_size]
                 volumes = _shift(samples.fill(chosen, buffer), fitting.shift_voxels, rng)
+                volumes = _hide(volumes, fitting.hidden_share, fitting.hidden_edge_voxels, rng)
                 labels = torch.from_numpy(samples.label[chosen]).to(device)
                 logits = _logits(model, to_input(volumes), samples, device)
                 loss = loss_of(logits, labels)
@@ -234,4 +244,17 @@ def _shift(
     for axis, step in enumerate(steps, start=1):
         size = volumes.shape[axis]
         volumes = np.take(volumes, np.clip(np.arange(size) - step, 0, size - 1), axis=axis)
+    return volumes
+
+
+def _hide(
+    volumes: NDArray[np.float32], share: float, edge: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Set a random share of the cubes of every volume to 0, in place."""
+    if not share:
+        return volumes
+    n, *shape = volumes.shape
+    hidden = rng.random((n, *(-(-size // edge) for size in shape))) < share
+    for volume, i, j, k in np.argwhere(hidden) * (1, edge, edge, edge):
+        volumes[volume, i : i + edge, j : j + edge, k : k + edge] = 0
     return volumes
