@@ -3,8 +3,8 @@
 One person's visual localizer (studyforrest, Sengupta et al. 2016, doi 10.1038/sdata.2016.93): is
 the volume from a picture block or from rest, and, exploratory, scene and house against face and
 body. Blocks are left out with a gap of six volumes; the null swaps the labels of a block and the
-rest after it, or of the n-th blocks of the two classes. It measures plumbing and accuracy, not localisation:
-frontal voxels alone tell picture from rest at about .8.
+rest after it, or of the n-th blocks of the two classes. It measures plumbing and accuracy, not
+localisation: frontal voxels alone tell picture from rest at about .8.
 
     G3DVIT_TEST_DATA=... python benchmarks/real_run.py            # resumes where it stopped
     python benchmarks/real_run.py --results results --epochs 40   # own folder, own epochs
