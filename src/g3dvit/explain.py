@@ -17,7 +17,8 @@ from torch import nn
 from g3dvit.capture import guest, unwrap
 from g3dvit.diagnose import Check
 from g3dvit.errors import InputError
-from g3dvit.explain_batch import BatchResult, explain_batch
+from g3dvit.explain_batch import explain_batch
+from g3dvit.explain_context import BatchResult
 from g3dvit.explain_float64 import compare_float64
 from g3dvit.explain_inputs import check_volumes, choose_batch_size, to_input
 from g3dvit.explain_request import (

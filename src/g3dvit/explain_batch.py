@@ -7,24 +7,23 @@ The passes are run by `g3dvit.capture`, the arithmetic is in `g3dvit.methods`, t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from g3dvit import diagnose
 from g3dvit.capture import FrozenPass, LayerPass, wider
 from g3dvit.capture.conservation import unconserved_module
-from g3dvit.diagnose import Check
+from g3dvit.explain_context import BatchResult, Context, host
 from g3dvit.explain_request import Request
 from g3dvit.explanation import Maps
 from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS, completeness_error, hirescam, token_gradcam
 from g3dvit.methods import frozen_gate as frozen_gate_shares
 from g3dvit.methods.frozen_gates import FrozenGateMap
-from g3dvit.targets import Chosen, Scores, choose, score_batch
+from g3dvit.targets import Chosen, Scores
 
 #: Above this completeness error the volumes of a batch are run one at a time: a model may hold
 #: its volumes on an axis where they cannot be told apart.
@@ -32,32 +31,6 @@ _RETRY = 2e-3
 #: Above this, a model in half precision is run with float32 copies of its parameters.
 _RETRY_HALF = 5e-3
 _FAILED = 0.05
-
-
-@dataclass(slots=True)
-class BatchResult:
-    """Everything about one batch; tensors are on the CPU.
-
-    Parameters
-    ----------
-    logits : (batch, outputs)
-    scores : (batch, targets)
-    chosen
-        Per volume and target.
-    maps
-        Per method, tensors with every axis.
-    checks
-        Per method and volume.
-    alone
-        True where the volumes had to be run one at a time.
-    """
-
-    logits: Tensor
-    scores: Tensor
-    chosen: tuple[tuple[Chosen, ...], ...]
-    maps: dict[str, Maps] = field(default_factory=dict)
-    checks: dict[str, list[tuple[Check, ...]]] = field(default_factory=dict)
-    alone: bool = False
 
 
 def explain_batch(
@@ -96,49 +69,15 @@ def explain_batch(
     return batch.result
 
 
-class _Batch:
-    """One batch while it is explained."""
-
-    def __init__(
-        self,
-        network: nn.Module,
-        x: Tensor,
-        request: Request,
-        geometry: Geometry,
-        labels: Sequence[Any] | None,
-        chosen: tuple[tuple[Chosen, ...], ...] | None,
-        run: Callable[[Tensor], Any],
-    ) -> None:
-        self.network = network
-        self.x = x
-        self.request = request
-        self.geometry = geometry
-        self.labels = labels
-        self.chosen = chosen
-        self.run = run
-        self.result: BatchResult | None = None
-
-    def _scores(self, logits: Tensor) -> Scores:
-        """Choose the targets of each volume, and note logits and scores once."""
-        if self.chosen is None:
-            names = self.request.class_names
-            self.chosen = choose(self.request.targets, logits, names, self.labels)
-        scores = score_batch(self.chosen, logits, self.request.score)
-        if self.result is None:
-            self.result = BatchResult(_host(logits), _host(scores.values), self.chosen)
-        return scores
-
-    def _grid(self, values: Float[Tensor, "batch patches"]) -> Float[Tensor, "batch gi gj gk"]:
-        """Put values in the order of the tokens onto the patch grid of the input."""
-        order = torch.as_tensor(self.geometry.token_order, device=values.device)
-        return values[:, order].reshape(-1, *self.geometry.grid_shape)
+class _Batch(Context):
+    """One batch while it is explained, with the methods that were there first."""
 
     # -- methods of one layer --------------------------------------------------------------
     def explain_layer(self) -> None:
         geometry, request = self.geometry, self.request
         counts = (geometry.num_tokens, geometry.num_patches)
         layer_pass = LayerPass(self.network, self.x, request.target_layer, counts, run=self.run)
-        scores = self._scores(layer_pass.logits)
+        scores = self.choose_scores(layer_pass.logits)
         start = 0
         if layer_pass.activations.shape[1] == geometry.num_tokens:
             start = geometry.num_prefix_tokens
@@ -153,7 +92,7 @@ class _Batch:
                     parts[name].append(self._token_gradcam(activations, gradients[:, patches]))
                 elif name == "hirescam":
                     relevance = hirescam(activations, gradients[:, patches])
-                    parts[name].append({"relevance": _host(self._grid(relevance))})
+                    parts[name].append({"relevance": host(self.grid(relevance))})
             measured.append(
                 {
                     "dead": diagnose.dead_gradient(gradients, patches),
@@ -163,20 +102,14 @@ class _Batch:
             )
         for name, maps in parts.items():
             if maps:
-                self._store(name, maps)
+                self.store(name, maps)
         self._layer_checks(measured, activations)
 
     def _token_gradcam(self, activations: Tensor, gradients: Tensor) -> Maps:
         found = [token_gradcam(activations, gradients, w) for w in self.request.weightings]
         return {
-            key: _host(torch.stack([self._grid(getattr(one, key)) for one in found], dim=1))
+            key: host(torch.stack([self.grid(getattr(one, key)) for one in found], dim=1))
             for key in ("relevance", "patch_weights", "token_sum")
-        }
-
-    def _store(self, name: str, per_target: list[Maps]) -> None:
-        assert self.result is not None  # `_scores` has made it
-        self.result.maps[name] = {
-            key: torch.stack([maps[key] for maps in per_target], dim=1) for key in per_target[0]
         }
 
     def _gain(self) -> Tensor | None:
@@ -187,7 +120,7 @@ class _Batch:
         return gain if isinstance(gain, Tensor) and gain.ndim == 1 else None
 
     def _layer_checks(self, measured: list[dict[str, Tensor]], activations: Tensor) -> None:
-        assert self.result is not None  # `_scores` has made it
+        assert self.result is not None  # `choose_scores` has made it
         # Of several targets, the worst counts: a low value is bad for both.
         dead = torch.stack([m["dead"] for m in measured]).amin(0).tolist()
         uniform = torch.stack([m["uniform"] for m in measured]).amin(0).tolist()
@@ -220,9 +153,9 @@ class _Batch:
         if len(self.x) > 1 and float(errors.max()) > (_RETRY_HALF if half else _RETRY):
             self._one_at_a_time()
             return
-        assert self.result is not None  # `_scores` has made it
-        self._store("frozen_gate", [self._frozen_maps(s, e) for s, e in shares])
-        self.result.maps["frozen_gate"]["scores"] = _host(scores.values)
+        assert self.result is not None  # `choose_scores` has made it
+        self.store("frozen_gate", [self._frozen_maps(s, e) for s, e in shares])
+        self.result.maps["frozen_gate"]["scores"] = host(scores.values)
         module = self._culprit(errors, scores) if float(errors.max()) > _FAILED else ""
         size = torch.stack([_patch_share(s) for s, _ in shares], dim=1).amin(1).tolist()
         self.result.checks["frozen_gate"] = [
@@ -235,18 +168,15 @@ class _Batch:
         volume, number = divmod(int(errors.argmax()), errors.shape[1])
         one = slice(volume, volume + 1)
         weights = scores.weights[one, number]
-        return unconserved_module(self.network, self.x[one], weights, self._counts(), run=self.run)
-
-    def _counts(self) -> tuple[int, ...]:
-        return (self.geometry.num_tokens, self.geometry.num_patches)
+        return unconserved_module(self.network, self.x[one], weights, self.counts, run=self.run)
 
     def _frozen_shares(
         self, run: Callable[[Tensor], Any], x: Tensor
     ) -> tuple[list[tuple[FrozenGateMap, Tensor]], Scores]:
         order = self.geometry.token_order
         moved = order != tuple(range(len(order)))
-        frozen = FrozenPass(run, x, self._counts(), trace=moved)
-        scores = self._scores(frozen.logits)
+        frozen = FrozenPass(run, x, self.counts, trace=moved)
+        scores = self.choose_scores(frozen.logits)
         found = []
         for number in range(scores.values.shape[1]):
             products = frozen.products(scores.weights[:, number])
@@ -254,26 +184,11 @@ class _Batch:
                 products,
                 self.geometry.num_patches,
                 self.geometry.num_prefix_tokens,
-                self._by_patch(self._volume(products.voxels)),
+                self.by_patch(self.volume(products.voxels)),
                 scores.offsets[:, number],
             )
             found.append((shares, completeness_error(shares, scores.values[:, number])))
         return found, scores
-
-    def _volume(self, voxels: Tensor) -> Float[Tensor, "batch i j k"]:
-        """Bring values in the input's layout to (i, j, k), summed over channels."""
-        axes = [axis + 1 for axis in self.geometry.spatial_axes]
-        rest = [axis for axis in range(1, voxels.ndim) if axis not in axes]
-        volume = voxels.permute(0, *axes, *rest)
-        return volume.flatten(4).sum(4) if rest else volume
-
-    def _by_patch(self, volume: Float[Tensor, "batch i j k"]) -> Float[Tensor, "batch patches"]:
-        """Sum voxels over each patch, in the order of the tokens."""
-        sizes = zip(self.geometry.grid_shape, self.geometry.patch_size, strict=True)
-        split = volume.reshape(-1, *[n for pair in sizes for n in pair])
-        patches = split.sum((2, 4, 6)).flatten(1)
-        order = torch.as_tensor(self.geometry.token_order, device=patches.device)
-        return torch.empty_like(patches).index_copy_(1, order, patches)
 
     def _frozen_maps(self, shares: FrozenGateMap, error: Tensor) -> Maps:
         maps = {
@@ -282,11 +197,11 @@ class _Batch:
             "position": shares.position,
             "embedding_bias": shares.embedding_bias,
         }
-        return {name: _host(self._grid(values)) for name, values in maps.items()} | {
-            "voxel_relevance": _host(self._volume(shares.voxels)),
-            "prefix": _host(shares.prefix),
-            "bias": _host(shares.bias),
-            "completeness_error": _host(error),
+        return {name: host(self.grid(values)) for name, values in maps.items()} | {
+            "voxel_relevance": host(self.volume(shares.voxels)),
+            "prefix": host(shares.prefix),
+            "bias": host(shares.bias),
+            "completeness_error": host(error),
         }
 
     def _one_at_a_time(self) -> None:
@@ -323,10 +238,6 @@ class _Batch:
             diagnose.worst(check for row in self.result.checks["frozen_gate"] for check in row)
             != "fail"
         )
-
-
-def _host(x: Tensor) -> Tensor:
-    return x.detach().to("cpu", torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 
 def _patch_share(shares: FrozenGateMap) -> Tensor:

@@ -1,0 +1,142 @@
+"""One batch of volumes while it is explained: what every family of methods shares.
+
+A family (`g3dvit.explain_batch`, `explain_layers`, `explain_input`, ...) runs its passes through
+`g3dvit.capture`, hands what comes out to a pure function of `g3dvit.methods`, and stores the maps
+here, on the patch grid of the input. No arithmetic of a method happens here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from g3dvit.checks import Check
+from g3dvit.explain_request import Request
+from g3dvit.explanation import Maps
+from g3dvit.geometry import Geometry
+from g3dvit.targets import Chosen, Scores, choose, score_batch
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """Everything about one batch; tensors are on the CPU.
+
+    Parameters
+    ----------
+    logits : (batch, outputs)
+    scores : (batch, targets)
+    chosen
+        Per volume and target.
+    maps
+        Per method, tensors with every axis.
+    checks
+        Per method and volume.
+    alone
+        True where the volumes had to be run one at a time.
+    """
+
+    logits: Tensor
+    scores: Tensor
+    chosen: tuple[tuple[Chosen, ...], ...]
+    maps: dict[str, Maps] = field(default_factory=dict)
+    checks: dict[str, list[tuple[Check, ...]]] = field(default_factory=dict)
+    alone: bool = False
+
+
+class Context:
+    """One batch while it is explained.
+
+    Parameters
+    ----------
+    network
+        The module inside `g3dvit.capture.guest`.
+    x : (batch, ...)
+        Its input, detached.
+    request, geometry
+        What to explain, and how the model divides its input.
+    labels
+        Class of each volume, for the target ``"label"``.
+    chosen
+        The class or contrast of each volume and target, where it is known already.
+    run
+        What to call in place of `network`, for instance with other parameters.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        request: Request,
+        geometry: Geometry,
+        labels: Sequence[Any] | None,
+        chosen: tuple[tuple[Chosen, ...], ...] | None,
+        run: Callable[[Tensor], Any],
+    ) -> None:
+        self.network = network
+        self.x = x
+        self.request = request
+        self.geometry = geometry
+        self.labels = labels
+        self.chosen = chosen
+        self.run = run
+        self.result: BatchResult | None = None
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many tokens a layer may hold, the likeliest first."""
+        return (self.geometry.num_tokens, self.geometry.num_patches)
+
+    @property
+    def found(self) -> BatchResult:
+        """What was found so far; there once `choose_scores` was called."""
+        assert self.result is not None  # every family begins with `choose_scores`
+        return self.result
+
+    def choose_scores(self, logits: Tensor) -> Scores:
+        """Choose the targets of each volume, and note logits and scores once."""
+        if self.chosen is None:
+            names = self.request.class_names
+            self.chosen = choose(self.request.targets, logits, names, self.labels)
+        scores = score_batch(self.chosen, logits, self.request.score)
+        if self.result is None:
+            self.result = BatchResult(host(logits), host(scores.values), self.chosen)
+        return scores
+
+    def store(self, name: str, per_target: Sequence[Maps]) -> None:
+        """Keep the maps of a method, given for one target after the other."""
+        self.found.maps[name] = {
+            key: torch.stack([maps[key] for maps in per_target], dim=1) for key in per_target[0]
+        }
+
+    def grid(self, values: Float[Tensor, "batch patches"]) -> Float[Tensor, "batch gi gj gk"]:
+        """Put values in the order of the tokens onto the patch grid of the input."""
+        order = torch.as_tensor(self.geometry.token_order, device=values.device)
+        return values[:, order].reshape(-1, *self.geometry.grid_shape)
+
+    def volume(self, voxels: Tensor) -> Float[Tensor, "batch i j k"]:
+        """Bring values in the input's layout to (i, j, k), summed over channels."""
+        axes = [axis + 1 for axis in self.geometry.spatial_axes]
+        rest = [axis for axis in range(1, voxels.ndim) if axis not in axes]
+        volume = voxels.permute(0, *axes, *rest)
+        return volume.flatten(4).sum(4) if rest else volume
+
+    def patch_sums(self, volume: Float[Tensor, "batch i j k"]) -> Float[Tensor, "batch gi gj gk"]:
+        """Sum voxels over each patch, on the patch grid of the input."""
+        sizes = zip(self.geometry.grid_shape, self.geometry.patch_size, strict=True)
+        return volume.reshape(-1, *[n for pair in sizes for n in pair]).sum((2, 4, 6))
+
+    def by_patch(self, volume: Float[Tensor, "batch i j k"]) -> Float[Tensor, "batch patches"]:
+        """Sum voxels over each patch, in the order of the tokens."""
+        patches = self.patch_sums(volume).flatten(1)
+        order = torch.as_tensor(self.geometry.token_order, device=patches.device)
+        return torch.empty_like(patches).index_copy_(1, order, patches)
+
+
+def host(x: Tensor) -> Tensor:
+    """Return a tensor on the CPU, in float32, or float64 where it is."""
+    return x.detach().to("cpu", torch.float64 if x.dtype == torch.float64 else torch.float32)
