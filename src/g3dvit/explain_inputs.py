@@ -77,7 +77,12 @@ def choose_batch_size(asked: int | None, geometry: Geometry) -> int:
 
 def to_input(some: Volumes, network: nn.Module) -> Tensor:
     """Return a batch on the device and of the type of the model's parameters, detached."""
-    tensor = some if isinstance(some, Tensor) else torch.from_numpy(np.array(some))
+    tensor = some if isinstance(some, Tensor) else torch.from_numpy(_native(some))
     floating = (p for p in network.parameters() if p.is_floating_point())
     like = next(floating, torch.empty(0))
     return clean_input(tensor).to(like.device, like.dtype)
+
+
+def _native(some: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy in this machine's byte order, which torch needs."""
+    return np.array(some, dtype=some.dtype.newbyteorder("="))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils import checkpoint
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -39,10 +40,11 @@ def guest(model: nn.Module) -> Iterator[nn.Module]:
     """Lend a model in the state in which it is explained, and restore all of it.
 
     Inside: evaluation mode, no parameter requires gradients, gradients can be recorded whatever
-    the caller's mode is, compiled models run eagerly, autocast and the fused transformer layer
-    (which hides its attention) are off. Afterwards, also after an exception or Ctrl-C, every
-    submodule's training flag, ``requires_grad``, ``.grad``, buffer and the states of the random
-    generators (torch, numpy, python) are as before.
+    the caller's mode is, compiled models run eagerly, autocast, gradient checkpointing and the
+    fused transformer layer (which hides its attention) are off. Afterwards, also after an
+    exception or Ctrl-C, every submodule's training flag, ``requires_grad``, ``.grad``, buffer,
+    attribute (such as attention that it keeps) and the states of the random generators (torch,
+    numpy, python) are as before.
 
     Parameters
     ----------
@@ -64,12 +66,36 @@ def guest(model: nn.Module) -> Iterator[nn.Module]:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(torch.backends.mha.set_fastpath_enabled, _fastpath())
         torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(_without_checkpointing())
         stack.enter_context(_module_state(inner))
         yield inner
 
 
 def _fastpath() -> bool:
     return bool(torch.backends.mha.get_fastpath_enabled())
+
+
+@contextmanager
+def _without_checkpointing() -> Iterator[None]:
+    """Let checkpointed parts of a model keep their tensors.
+
+    They would run a second time during the backward pass, where hooks and modes are gone.
+    """
+
+    class Direct:
+        @staticmethod
+        def apply(function: Callable[..., Any], _preserve: object, *args: Any) -> Any:
+            return function(*args)
+
+    def hook(_frame: object) -> nullcontext[None]:
+        return nullcontext()
+
+    with ExitStack() as stack:
+        for name, instead in (("_checkpoint_hook", hook), ("CheckpointFunction", Direct)):
+            if hasattr(checkpoint, name):
+                stack.callback(setattr, checkpoint, name, getattr(checkpoint, name))
+                setattr(checkpoint, name, instead)
+        yield
 
 
 @contextmanager
@@ -90,6 +116,7 @@ def _module_state(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for module in model.modules():
             stack.callback(_set_training, module, module.training)
+            stack.callback(_attribute_restorer(module))
         stack.callback(_buffer_restorer(model))
         for parameter in model.parameters():
             stack.callback(_parameter_restorer(parameter))
@@ -103,6 +130,19 @@ def _module_state(model: nn.Module) -> Iterator[None]:
 
 def _set_training(module: nn.Module, training: bool) -> None:  # noqa: FBT001 - a callback
     module.training = training
+
+
+def _attribute_restorer(module: nn.Module) -> Callable[[], None]:
+    """Remember which objects a module's attributes are, and return what puts them back."""
+    before = dict(vars(module))
+
+    def restore() -> None:
+        now = vars(module)
+        for name in [name for name in now if name not in before]:
+            del now[name]
+        now.update(before)
+
+    return restore
 
 
 def _parameter_restorer(parameter: nn.Parameter) -> Callable[[], None]:
@@ -150,7 +190,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _replace_inference_tensors(model: nn.Module, stack: ExitStack) -> None:
-    """Stand in for parameters and buffers that were made inside ``inference_mode``.
+    """Stand in for parameters, buffers and attributes that were made inside ``inference_mode``.
 
     Autograd cannot save such tensors for a backward pass; copies of them it can.
     """
@@ -159,10 +199,11 @@ def _replace_inference_tensors(model: nn.Module, stack: ExitStack) -> None:
         tables: tuple[tuple[dict[str, Any], Callable[[Tensor], Tensor]], ...] = (
             (module._parameters, _as_parameter),
             (module._buffers, Tensor.clone),
+            (vars(module), Tensor.clone),
         )
         for table, copy in tables:
             for name, tensor in list(table.items()):
-                if tensor is None or not tensor.is_inference():
+                if not isinstance(tensor, Tensor) or not tensor.is_inference():
                     continue
                 if id(tensor) not in copies:
                     copies[id(tensor)] = copy(tensor)
