@@ -53,6 +53,11 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
         return path
     if not path.is_dir():
         raise OutputError(f"{path} is a file; name a folder that does not exist yet")
+    if path.is_mount():
+        raise OutputError(
+            f"{path} is where a disk is mounted and cannot be replaced as a whole; name a folder "
+            f"inside it, such as {path / 'maps'}"
+        )
     if not any(path.iterdir()):
         return path
     written = _written_files(path)

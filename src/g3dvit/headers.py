@@ -22,6 +22,8 @@ Orientation = Literal["RAS", "LAS"]
 _SECONDS_PER_UNIT = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
 _LONGEST_T_R_S = 30.0
 """No fMRI run repeats more slowly; a larger number is in milliseconds."""
+_SHORTEST_T_R_S = 0.02
+"""No fMRI run repeats faster; a smaller number has the wrong unit."""
 
 
 def load_image(path: Path) -> Any:
@@ -124,8 +126,9 @@ def assumed_grid(
 def header_t_r(image: Any) -> float | None:
     """Return the repetition time in s that the header states credibly, or None.
 
-    A time of 0, a time of 1 without unit and a unit that is none of time count as unknown;
-    more than 30 s are taken for milliseconds.
+    A time of 0, a time of 1 without unit, less than 20 ms (seconds that are called
+    milliseconds) and a unit that is none of time count as unknown; more than 30 s are taken for
+    milliseconds.
     """
     zooms = image.header.get_zooms()
     if len(zooms) < 4:
@@ -143,4 +146,6 @@ def header_t_r(image: Any) -> float | None:
         return None  # what writers leave there when they know nothing
     # The header holds float32: 0.72 s is 0.7200000286, and means 0.72.
     seconds = float(str(np.float32(value))) * _SECONDS_PER_UNIT[unit]
-    return seconds / 1000 if seconds > _LONGEST_T_R_S else seconds
+    if seconds > _LONGEST_T_R_S:
+        seconds /= 1000
+    return seconds if seconds >= _SHORTEST_T_R_S else None

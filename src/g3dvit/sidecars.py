@@ -15,6 +15,7 @@ from typing import Any
 
 from g3dvit.errors import ImageError
 
+_LONGEST_T_R_S = 100.0  # sparse sampling takes some 20 s; larger numbers are milliseconds
 _COMPOUND = (".nii.gz", ".img.gz", ".hdr.gz", ".nii.bz2", ".nii.zst")
 
 
@@ -74,8 +75,11 @@ def load_sidecar(path: Path) -> Sidecar:
     if not isinstance(values, dict):
         raise ImageError(f"the sidecar {file} holds a {type(values).__name__}, not an object")
     t_r = _seconds(file, values, "RepetitionTime")
-    if t_r is not None and t_r <= 0:
-        raise ImageError(f"RepetitionTime in {file} is {t_r}; a positive number of s is needed")
+    if t_r is not None and not 0 < t_r <= _LONGEST_T_R_S:
+        raise ImageError(
+            f"RepetitionTime in {file} is {t_r:g}; a positive number of seconds is needed, not of "
+            "milliseconds"
+        )
     return Sidecar(t_r, _seconds(file, values, "StartTime"), _space(values))
 
 

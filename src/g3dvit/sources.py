@@ -12,6 +12,7 @@ This module knows nothing of affines, time or spaces: see `g3dvit.volumes`.
 from __future__ import annotations
 
 import gzip
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -153,9 +154,12 @@ class ImageSource:
 
     def _read_bytes(self, time_points: Sequence[int]) -> Iterator[NDArray[np.float32]]:
         dtype: np.dtype[Any] = self.dataobj.dtype
-        size = int(np.prod(self.shape, dtype=np.int64)) * dtype.itemsize
-        buffer = bytearray(size)
+        size = math.prod(self.shape) * dtype.itemsize
         with open_inflated(self.file) as (file, compressed):
+            end = self.dataobj.offset + size * self.n_time_points
+            if not compressed and end > self.file.stat().st_size:
+                raise _incomplete(self.path)
+            buffer = self._buffer(size)
             _skip(file, self.dataobj.offset, compressed=compressed, buffer=bytearray(2**16))
             following = 0
             for t in time_points:
@@ -165,7 +169,17 @@ class ImageSource:
                 stored = np.frombuffer(buffer, dtype).reshape(self.shape, order="F")
                 yield self._scale(stored)
             if compressed and following == self.n_time_points:
-                file.read(1)  # reaching the end makes gzip compare its checksum
+                while file.read(2**16):  # reaching the end makes gzip compare its checksum
+                    pass
+
+    def _buffer(self, size: int) -> bytearray:
+        try:
+            return bytearray(size)
+        except (MemoryError, OverflowError) as error:
+            raise ImageError(
+                f"{self.path} announces volumes of {self.shape} voxels, {size / 1e9:.3g} GB each, "
+                "which do not fit into memory; its header may be damaged"
+            ) from error
 
     def _scale(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         slope, intercept = float(self.dataobj.slope), float(self.dataobj.inter)
@@ -180,11 +194,15 @@ def _fill(file: IO[bytes], target: memoryview, path: Path) -> None:
     while done < len(target):
         n = cast("Any", file).readinto(target[done:])
         if not n:
-            raise ImageError(
-                f"{path} is incomplete: it ends before the last volume that its header "
-                "announces; copy or download it again"
-            )
+            raise _incomplete(path)
         done += n
+
+
+def _incomplete(path: Path) -> ImageError:
+    return ImageError(
+        f"{path} is incomplete: it ends before the last volume that its header announces; copy "
+        "or download it again"
+    )
 
 
 def _skip(file: IO[bytes], n_bytes: int, *, compressed: bool, buffer: bytearray) -> None:
