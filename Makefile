@@ -1,6 +1,8 @@
 # G3D-ViT. `make demo` and `make test` each do their whole set-up; `make help` lists the rest.
 PYTHON ?= python3
 VENV   ?= .venv
+# One process per core; `make test PYTEST_ARGS="-x tests/test_maps.py"` runs a part.
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
