@@ -9,7 +9,7 @@ from g3dvit.benchmark.cases import Case
 from g3dvit.benchmark.figures import draw_maps, draw_numbers
 from g3dvit.benchmark.files import write_text
 from g3dvit.benchmark.metrics import METRICS
-from g3dvit.benchmark.models import trained_model
+from g3dvit.benchmark.models import ModelRecipe, trained_model
 from g3dvit.benchmark.run import RunSettings
 from g3dvit.benchmark.table import Line, to_markdown, to_tsv
 from g3dvit.plain import to_json
@@ -44,15 +44,33 @@ The phantoms:
   any place. The class is the octant (position, 8 classes) or the sign (content). "As it was" is
   the original: constant background and boxes aligned with their own size.
 
-The models are `vit_pytorch.vit_3d` of width 128, depth 4, 4 heads, patches of 5 voxels (216
-tokens), trained on 2,500 volumes for 5 epochs. SRG removes tokens after positions were added, in
-steps of a tenth of the patches in the mask, on {n_slow} volumes per seed; relative SRG is 0 for
-random orders and 1 for the order that removing single tokens gives.
+SRG removes tokens after positions were added, in steps of a tenth of the patches in the mask, on
+{n_slow} volumes per seed; relative SRG is 0 for random orders and 1 for the order that removing
+single tokens gives. Seconds are those of one run on the machine at hand.
+
+The models are `vit_pytorch.vit_3d`:
+
+{models}
 
 What the columns mean:
 
 {columns}
 """
+
+
+def _describe(recipe: ModelRecipe) -> str:
+    """Return what a model is, in one sentence."""
+    pooling = {"cls": "class token", "mean": "mean of all tokens"}[recipe.pooling]
+    norm = "patches normalised" if recipe.patch_norm else "patches not normalised"
+    trained = {
+        "true": f"trained on {recipe.n_train} volumes for {recipe.epochs} epochs",
+        "permuted": f"trained on {recipe.n_train} volumes with permuted labels",
+        "untrained": "not trained",
+    }[recipe.labels]
+    return (
+        f"width {recipe.dim}, depth {recipe.depth}, {recipe.heads} heads, patches of "
+        f"{recipe.patch_size} voxels, {pooling}, {norm}, {trained}."
+    )
 
 
 def write_report(
@@ -110,6 +128,7 @@ def write_report(
         command=command,
         smoothing=settings.maps.smoothing_vox,
         n_slow=settings.n_slow,
+        models="\n".join(f"- {case.name}: {_describe(case.recipe)}" for case in cases),
         columns="\n".join(f"- {m.title}: {m.meaning}." for m in METRICS.values()),
     )
     body = [
