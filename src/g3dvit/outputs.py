@@ -8,7 +8,7 @@ Layout::
     provenance.json       versions, command, hashes, list of files
     maps/                 every volume: one 4D map per run and method, on the patch grid
     class_means/          one map per method and group, on the patch grid and on the model's grid
-    figures/              the class means as pictures, and methods side by side
+    figures/              class means as pictures (errors only in the page), methods side by side
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ def _write_volumes(result: RunResult, folder: Path) -> list[tuple[str, str]]:
             checks = maps.checks[first : first + volumes.n_volumes]
             stamps = [stamp_of(of_volume) for of_volume in checks]
             about = {**volumes.metadata, "checks": checks, "stamps": stamps}
+            about["run_checks"] = result.checks
             path = f"maps/{name}_desc-{label}_relevance.nii.gz"
             replace(volumes, metadata=about).save(folder / path)
             written.append((path, f"{maps.label}, every volume of {run.name}"))
@@ -107,6 +108,7 @@ def _write_means(result: RunResult, folder: Path) -> list[tuple[str, str]]:
                 "target": result.target,
                 "checks": mean.checks,
                 "stamp": stamp_of(mean.checks),
+                "run_checks": result.checks,
             }
             for grid, relevance in (("patch", mean.patch), ("voxel", mean.voxel)):
                 path = f"class_means/{stem}_res-{grid}_desc-{label}_relevance.nii.gz"
@@ -166,7 +168,8 @@ def _write_figures(result: RunResult, folder: Path) -> list[dict[str, str]]:
     label_of = dict(zip(groups, _unique_names(groups), strict=True))
     for maps, label in zip(result.maps, _map_labels(result), strict=True):
         vmax = colour_range(result, maps)
-        for mean in maps.class_means:
+        right = [mean for mean in maps.class_means if mean.key.which != "error"]
+        for mean in right or maps.class_means:  # errors are in the page; figures cost seconds
             stem = f"class-{label_of[mean.key.group]}_volumes-{mean.key.which}_desc-{label}"
             figure = class_mean_figure(result, maps, mean, vmax=vmax)
             figure.savefig(folder / "figures" / f"{stem}_mosaic.png", dpi=150)
@@ -200,6 +203,7 @@ def _readme(result: RunResult, files: Sequence[tuple[str, str]]) -> str:
     under = "-std" if has_template_space(result.space) else underlay
     methods = "\n".join(f"  {m.label}: {method_sentence(m.method)}" for m in result.maps)
     failed = [f"  {m.label}: {stamp_of(m.summary)}" for m in result.maps if stamp_of(m.summary)]
+    failed += [f"  all maps: {stamp_of(result.checks)}"] if stamp_of(result.checks) else []
     listed = "\n".join(f"  {path}\n      {words}" for path, words in files)
     return f"""\
 {result.title}
@@ -255,13 +259,20 @@ def _map_labels(result: RunResult) -> list[str]:
 
 
 def _unique_names(names: Sequence[str], *, kept: str = "") -> list[str]:
-    """Return names as parts of file names: letters and digits only, no two alike."""
-    taken: list[str] = []
+    """Return names as parts of file names: letters and digits only, no two alike.
+
+    Names that differ in nothing but upper and lower case count as alike: some disks do so too.
+    """
+    found: list[str] = []
+    taken: set[str] = set()
     for number, name in enumerate(names, 1):
         plain = re.sub(rf"[^A-Za-z0-9{re.escape(kept)}]+", "", name).lstrip(".")[:80]
-        plain = plain or f"n{number}"
-        taken.append(plain if plain not in taken else f"{plain}n{number}")
-    return taken
+        unique = plain = plain or f"n{number}"
+        while unique.lower() in taken:
+            unique = f"{unique}n{number}"
+        taken.add(unique.lower())
+        found.append(unique)
+    return found
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -7,6 +7,7 @@ that they can be compared; per-volume maps may explain the predicted class.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -17,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from g3dvit.aggregate import GroupKey
+from g3dvit.errors import InputError
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
 
@@ -260,6 +262,8 @@ class MapSet:
         Per volume, over all runs in the order of `predictions`.
     recommended
         Shown first.
+    fine
+        Whether class means on the prepared grid were computed voxel by voxel, not from patches.
     """
 
     method: str
@@ -272,6 +276,7 @@ class MapSet:
     class_means: tuple[ClassMean, ...]
     checks: tuple[tuple[CheckLike, ...], ...] = ()
     recommended: bool = False
+    fine: bool = False
 
     @property
     def summary(self) -> tuple[CheckSummary, ...]:
@@ -302,11 +307,27 @@ class Display:
         zero stays zero.
     percentile
         Hide absolute values below this percentile (0 to 100) of the non-zero ones.
+    smooth_mm
+        Full width at half maximum in mm of a Gaussian for class means that were computed voxel
+        by voxel (`MapSet.fine`): such values are speckle, each voxel with a sign of its own.
+        0 shows them as they are.
+
+    Raises
+    ------
+    InputError
+        If `smooth_mm` is negative or not finite.
     """
 
     rectify: bool = False
     min_max: bool = False
     percentile: float | None = None
+    smooth_mm: float = 6.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.smooth_mm) and self.smooth_mm >= 0):
+            raise InputError(
+                f"a display smoothing is 0 or a positive number of mm, was given {self.smooth_mm}"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

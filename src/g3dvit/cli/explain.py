@@ -85,6 +85,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--display-rectify", action="store_true", help="show positive values only (display only)"
     )
     how.add_argument(
+        "--display-smooth-mm",
+        type=float,
+        default=6.0,
+        metavar="FWHM",
+        help="Gaussian for class means that are computed voxel by voxel (frozen_gate), 0 for none "
+        "(default 6; figure and page only)",
+    )
+    how.add_argument(
         "--display-min-max", action="store_true", help="show scaled to 0..1 (display only)"
     )
 
@@ -162,6 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
                 rectify=arguments.display_rectify,
                 min_max=arguments.display_min_max,
                 percentile=arguments.display_percentile,
+                smooth_mm=arguments.display_smooth_mm,
             ),
             say=say,
             progress=progress,

@@ -1,16 +1,40 @@
 """What is done to values before they are shown; nothing of it reaches a saved map.
 
-Applied after resampling, in this order: rectify, percentile, min-max. Whatever was done is said
-in the caption.
+Applied after resampling, in this order: smooth, rectify, percentile, min-max. Whatever was done
+is said in the caption.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from g3dvit.errors import InputError
-from g3dvit.run_result import Display
+from g3dvit.run_result import ClassMean, Display, MapSet
+
+_SD_OF_FWHM = 1 / np.sqrt(8 * np.log(2))
+
+
+def shown_mean(maps: MapSet, mean: ClassMean, display: Display) -> NDArray[np.float32]:
+    """Return a class mean on the prepared grid, smoothed if it was computed voxel by voxel.
+
+    Parameters
+    ----------
+    maps, mean
+        Which method, which group of volumes.
+    display
+        The options; only `Display.smooth_mm` is applied here.
+    """
+    values = mean.voxel.data
+    if not maps.fine or display.smooth_mm == 0:
+        return values
+    from scipy.ndimage import gaussian_filter
+
+    sd_vox = display.smooth_mm * _SD_OF_FWHM / mean.voxel.grid.voxel_sizes
+    finite = np.nan_to_num(values, posinf=0, neginf=0)
+    return np.asarray(gaussian_filter(finite, sd_vox, mode="constant"), dtype=np.float32)
 
 
 def apply_display(values: NDArray[np.float32], display: Display) -> NDArray[np.float32]:
@@ -59,8 +83,15 @@ def display_units(units: str, display: Display) -> str:
     return "share of the largest value"
 
 
-def caption_of(display: Display) -> str:
+def caption_of(display: Display, maps: Sequence[MapSet] = ()) -> str:
     """Return what was done, as a sentence; empty where nothing was.
+
+    Parameters
+    ----------
+    display
+        The options.
+    maps
+        What is shown: smoothing only concerns maps that were computed voxel by voxel.
 
     Examples
     --------
@@ -68,6 +99,12 @@ def caption_of(display: Display) -> str:
     'Display only: negative values hidden; values below the 95th percentile hidden.'
     """
     done = []
+    fine = list(dict.fromkeys(m.label for m in maps if m.fine))
+    if fine and display.smooth_mm:
+        done.append(
+            f"class means of {' and '.join(fine)} smoothed by {display.smooth_mm:g} mm FWHM "
+            "(the NIfTI files are not)"
+        )
     if display.rectify:
         done.append("negative values hidden")
     if display.percentile is not None:

@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from g3dvit.report.display import apply_display, caption_of, display_units
+from g3dvit.report.display import apply_display, caption_of, display_units, shown_mean
 from g3dvit.report.words import (
     NOT_BOLD,
     USES_NOT_DIFFERS,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 CutCoords = Mapping[str, Sequence[float]]
 _FAILED = "#b3261e"
+_WARNED = "#8a5a00"
 _TRUTH = "#1b7f3b"
 _FADED_BELOW = 0.35  # of the colour range: weaker values let the anatomy through
 _SIGNED = ("#053061", "#2166ac", "#67a9cf", "#ffffff", "#ef8a62", "#b2182b", "#67001f")
@@ -79,7 +80,7 @@ def class_mean_figure(
     units = display_units(maps.units, result.display)
     _colour_bar(figure, shown, units, (0.915, 0.3, 0.016, 0.4))
     _heading(figure, shows(result, maps), _subtitle(maps, mean))
-    _foot(figure, result, maps)
+    _foot(figure, result, [maps])
     stamp = stamp_of(mean.checks)
     if stamp:
         _stamp(figure, stamp, (0.45, 0.48))
@@ -98,9 +99,9 @@ def comparison_figure(result: RunResult, *, group: int = 0) -> Figure:
     """
     key = result.maps[0].class_means[group].key
     rows = [(maps, mean) for maps in result.maps for mean in maps.class_means if mean.key == key]
-    height = 1.6 + 2.05 * len(rows)
+    height = 1.85 + 2.05 * len(rows)
     figure = _new_figure(11.0, height)
-    around = _peak_mm(rows)
+    around = _peak_mm(result, rows)
     for n, (maps, mean) in enumerate(rows):
         shown = _shown(result, maps, mean, None)
         bottom = (height - 0.95 - 2.05 * (n + 1)) / height
@@ -111,7 +112,7 @@ def comparison_figure(result: RunResult, *, group: int = 0) -> Figure:
             box = (x, bottom + 0.06 / height, width, 1.72 / height)
             _slices(figure, result.background, shown, axis, cuts, box)
         stamp = stamp_of(mean.checks)
-        _row_head(figure, maps.label, stamp, bottom + 1.05 / height)
+        _row_head(figure, maps.label, mean, bottom + 1.05 / height)
         units = display_units(maps.units, result.display)
         _colour_bar(figure, shown, units, (0.915, bottom + 0.2 / height, 0.012, 1.4 / height))
         if stamp:
@@ -121,7 +122,7 @@ def comparison_figure(result: RunResult, *, group: int = 0) -> Figure:
         f"Methods side by side: evidence for “{result.target}”",
         f"{rows[0][1].title} · same cuts · every row has its own colour scale",
     )
-    _foot(figure, result, result.maps[0])
+    _foot(figure, result, [maps for maps, _ in rows])
     return figure
 
 
@@ -145,12 +146,16 @@ def colour_range(result: RunResult, maps: MapSet) -> float:
     their noise would set the scale of everything.
     """
     means = [m for m in maps.class_means if m.key.which != "error"] or maps.class_means
-    tops = [np.abs(apply_display(m.voxel.data, result.display)).max() for m in means]
+    tops = [np.abs(_values(result, maps, mean)).max() for mean in means]
     return float(max(tops, default=0.0))
 
 
+def _values(result: RunResult, maps: MapSet, mean: ClassMean) -> NDArray[np.float32]:
+    return apply_display(shown_mean(maps, mean, result.display), result.display)
+
+
 def _shown(result: RunResult, maps: MapSet, mean: ClassMean, vmax: float | None) -> _Shown:
-    values = apply_display(mean.voxel.data, result.display)
+    values = _values(result, maps, mean)
     top = float(np.abs(values).max()) if vmax is None else vmax
     affine = mean.voxel.grid.affine
     opacity = np.clip(np.abs(values) / (_FADED_BELOW * (top or 1.0)), 0, 1)
@@ -175,12 +180,13 @@ def _image(values: NDArray[np.floating[Any]], affine: NDArray[np.float64]) -> ni
     return nib.Nifti1Image(np.asarray(values, dtype=np.float32), affine)
 
 
-def _peak_mm(rows: Sequence[tuple[MapSet, ClassMean]]) -> list[int]:
+def _peak_mm(result: RunResult, rows: Sequence[tuple[MapSet, ClassMean]]) -> list[int]:
     """Return the peak of the first map without a failed check, in whole mm."""
-    good = [mean for _, mean in rows if stamp_of(mean.checks) is None]
-    voxel = (good or [rows[0][1]])[0].voxel
-    at = np.unravel_index(int(np.argmax(np.abs(voxel.data))), voxel.data.shape)
-    return [round(v) for v in voxel.grid.vox2world(at)]
+    good = [row for row in rows if stamp_of(row[1].checks) is None]
+    maps, mean = (good or rows)[0]
+    shown = np.abs(shown_mean(maps, mean, result.display))
+    at = np.unravel_index(int(np.argmax(shown)), shown.shape)
+    return [round(v) for v in mean.voxel.grid.vox2world(at)]
 
 
 def _colours(signed: bool) -> Any:  # noqa: FBT001
@@ -285,19 +291,30 @@ def _heading(figure: Figure, title: str, subtitle: str) -> None:
     figure.text(0.02, 1 - 0.55 / height, _plain(subtitle), size=10, color="#444", va="top")
 
 
-def _foot(figure: Figure, result: RunResult, maps: MapSet) -> None:
+def _foot(figure: Figure, result: RunResult, maps: Sequence[MapSet]) -> None:
     sentences = [NOT_BOLD, USES_NOT_DIFFERS, f"Background: {result.background.title}."]
-    sentences += [caption_of(result.display), *result.notes]
+    sentences += [caption_of(result.display, maps), *result.notes]
     if result.truth:
         sentences.append("Green outline: where the answer was planted.")
     text = _wrap(" ".join(s for s in sentences if s), 170)
-    figure.text(0.02, 0.12 / figure.get_figheight(), text, size=8, color="#444", va="bottom")
+    height = figure.get_figheight()
+    figure.text(0.02, 0.12 / height, text, size=8, color="#444", va="bottom")
+    failed = stamp_of(result.checks)  # of the whole run, such as a model at chance
+    if failed:
+        y = (0.2 + 0.14 * (text.count("\n") + 1)) / height
+        words = _wrap(failed, 130)
+        figure.text(0.02, y, words, size=9.5, weight="bold", color=_FAILED, va="bottom")
 
 
-def _row_head(figure: Figure, label: str, stamp: str | None, y: float) -> None:
+def _row_head(figure: Figure, label: str, mean: ClassMean, y: float) -> None:
     figure.text(0.02, y, _wrap(label, 22), weight="bold", va="bottom")
-    said = stamp.partition(": ")[2] if stamp else "no check failed"
-    colour = _FAILED if stamp else "#2e6b34"
+    stamp = stamp_of(mean.checks)
+    warned = [f"{c.name}: {c.sentence}" for c in mean.checks if c.verdict == "warn"]
+    said, colour = "all checks passed", "#2e6b34"
+    if stamp:
+        said, colour = stamp.partition(": ")[2], _FAILED
+    elif warned:
+        said, colour = f"warning: {' | '.join(warned)}", _WARNED
     lines = textwrap.wrap(_plain(said), 34)
     text = "\n".join(lines[:6]) + (" …" if len(lines) > 6 else "")
     below = y - 0.06 / figure.get_figheight()

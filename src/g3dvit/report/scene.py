@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pandas as pd
 from g3dvit import __version__
 from g3dvit.maps import RelevanceMap
 from g3dvit.plain import to_json, to_plain
-from g3dvit.report.display import caption_of
+from g3dvit.report.display import caption_of, shown_mean
 from g3dvit.report.encode import encode_background, encode_relevance
 from g3dvit.report.figures import colour_range
 from g3dvit.report.words import (
@@ -69,7 +70,7 @@ def scene_of(result: RunResult, figures: Sequence[dict[str, str]] = ()) -> dict[
         "question": f"What speaks for “{result.target}”?",
         "facts": _facts(result, resolution),
         "sentences": [USES_NOT_DIFFERS, NOT_BOLD],
-        "display": caption_of(result.display),
+        "display": caption_of(result.display, result.maps),
         "notes": list(result.notes),
         "warnings": list(result.warnings),
         "run_checks": [_check(check) for check in result.checks],
@@ -165,7 +166,7 @@ def _layers(result: RunResult, stamps: list[str]) -> list[dict[str, Any]]:
     for number, maps in enumerate(result.maps):
         shared = colour_range(result, maps)
         for mean in maps.class_means:
-            shown, on = _class_mean_map(mean, budget)
+            shown, on = _class_mean_map(result, maps, mean, budget)
             layer = _layer(shown, number, maps, stamps)
             budget -= len(layer["nifti"]) if on == "voxels" else 0
             layer |= {
@@ -196,8 +197,12 @@ def _layers(result: RunResult, stamps: list[str]) -> list[dict[str, Any]]:
     return layers
 
 
-def _class_mean_map(mean: ClassMean, budget: int) -> tuple[RelevanceMap, str]:
+def _class_mean_map(
+    result: RunResult, maps: MapSet, mean: ClassMean, budget: int
+) -> tuple[RelevanceMap, str]:
     """Return the voxel map where it says more than the patch map, and there is room for it."""
+    if maps.fine and budget > 0:
+        return replace(mean.voxel, data=shown_mean(maps, mean, result.display)), "voxels"
     resampled = mean.patch.to_grid(mean.voxel.grid).data
     tolerance = 1e-3 * float(np.abs(resampled).max(initial=0.0))
     if budget <= 0 or np.allclose(resampled, mean.voxel.data, atol=tolerance):

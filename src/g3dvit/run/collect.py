@@ -200,7 +200,7 @@ class Collector:
 
     def predictions(self) -> pd.DataFrame:
         """Return one row per volume."""
-        return pd.DataFrame(self._rows)
+        return pd.DataFrame(self._rows).astype({"block": "Int64"})
 
     def map_sets(self, metadata: Mapping[str, Any]) -> tuple[MapSet, ...]:
         """Return all maps, the recommended method first.
@@ -241,6 +241,7 @@ class Collector:
             ),
             class_means=self._class_means(tally, metadata),
             checks=tuple(tally.checks),
+            fine=tally.voxel_means is not None,
         )
 
     def _run_map(self, tally: _Tally, number: int, metadata: Mapping[str, Any]) -> RelevanceMap:
