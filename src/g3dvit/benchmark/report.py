@@ -19,9 +19,7 @@ _HEAD = """\
 
 This file is written by one command, which can be stopped and goes on where it stopped:
 
-```
-{command}
-```
+    {command}
 
 Every map explains the log-odds of the volume's TRUE class, on held-out volumes, right and wrong
 ones alike. All maps lie on the voxel grid (maps of patches are interpolated linearly), are signed,
