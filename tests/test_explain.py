@@ -178,7 +178,7 @@ def test_volumes_that_cannot_be_used(explainer, name):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"method": "gradcam"}, MethodError, "did you mean 'token_gradcam'"),
+        ({"method": "tokengradcam"}, MethodError, "did you mean 'token_gradcam'"),
         ({"method": []}, MethodError, "`method` is empty"),
         ({"weighting": "men"}, MethodError, "did you mean 'mean'"),
         ({"weighting": []}, MethodError, "no weighting"),

@@ -351,7 +351,7 @@ class Explainer:
             weightings=request.weightings if weighted else (),
             score=request.score,
             target_layer=request.target_layer if method.source == "layer" else None,
-            units=request.score.replace("_", "-"),
+            units=method.units or request.score.replace("_", "-"),
             checks=tuple(row for batch in batches for row in batch.checks[name]),
             **tensors,
         )

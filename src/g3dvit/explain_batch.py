@@ -17,12 +17,14 @@ from g3dvit import diagnose
 from g3dvit.capture import FrozenPass, LayerPass, wider
 from g3dvit.capture.conservation import unconserved_module
 from g3dvit.explain_context import BatchResult, Context, host
+from g3dvit.explain_layers import explain_blocks, explain_linear_head
 from g3dvit.explain_request import Request
 from g3dvit.explanation import Maps
 from g3dvit.geometry import Geometry
-from g3dvit.methods import METHODS, completeness_error, hirescam, token_gradcam
+from g3dvit.methods import METHODS, completeness_error, token_gradcam
 from g3dvit.methods import frozen_gate as frozen_gate_shares
 from g3dvit.methods.frozen_gates import FrozenGateMap
+from g3dvit.methods.table import Source
 from g3dvit.targets import Chosen, Scores
 
 #: Above this completeness error the volumes of a batch are run one at a time: a model may hold
@@ -61,12 +63,16 @@ def explain_batch(
         What to call in place of `network`, for instance with other parameters.
     """
     batch = _Batch(network, x, request, geometry, labels, chosen, run or network)
-    if any(METHODS[name].source == "layer" for name in request.methods):
-        batch.explain_layer()
-    if any(METHODS[name].source == "frozen gates" for name in request.methods):
-        batch.explain_frozen()
-    assert batch.result is not None  # a request has at least one method
-    return batch.result
+    families: dict[Source, Callable[[], None]] = {
+        "layer": batch.explain_layer,
+        "frozen gates": batch.explain_frozen,
+        "layers": lambda: explain_blocks(batch),
+        "linear head": lambda: explain_linear_head(batch),
+    }
+    for source, explain in families.items():
+        if any(METHODS[name].source == source for name in request.methods):
+            explain()
+    return batch.found
 
 
 class _Batch(Context):
@@ -90,8 +96,8 @@ class _Batch(Context):
             for name in request.methods:
                 if name == "token_gradcam":
                     parts[name].append(self._token_gradcam(activations, gradients[:, patches]))
-                elif name == "hirescam":
-                    relevance = hirescam(activations, gradients[:, patches])
+                elif METHODS[name].source == "layer":
+                    relevance = METHODS[name].function(activations, gradients[:, patches])
                     parts[name].append({"relevance": host(self.grid(relevance))})
             measured.append(
                 {

@@ -11,18 +11,25 @@ Nothing here knows a class of a foreign model library, or does the arithmetic of
 
 from __future__ import annotations
 
+from g3dvit.capture.attention import AttentionCall, AttentionPass
 from g3dvit.capture.gates import Constant, FrozenGates, PatchNorm, TokenPoint, frozen_gates
 from g3dvit.capture.guest import clean_input, guest, unwrap, wider
+from g3dvit.capture.input_pass import InputPass
 from g3dvit.capture.layers import LayerRecord, watch_layer
+from g3dvit.capture.layers_pass import LayersPass
 from g3dvit.capture.outputs import as_tokens, first_output, token_axes
 from g3dvit.capture.passes import FrozenPass, LayerPass
 
 __all__ = [
+    "AttentionCall",
+    "AttentionPass",
     "Constant",
     "FrozenGates",
     "FrozenPass",
+    "InputPass",
     "LayerPass",
     "LayerRecord",
+    "LayersPass",
     "PatchNorm",
     "TokenPoint",
     "as_tokens",

@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 Keywords = dict[str, Any]
 Handler = Callable[["FrozenGates", Any, Sequence[Any], Keywords], Any]
 
+#: Arguments of ``F.multi_head_attention_forward`` in their order.
+MULTI_HEAD_NAMES = (
+    "query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight",
+    "in_proj_bias", "bias_k", "bias_v", "add_zero_attn", "dropout_p", "out_proj_weight",
+    "out_proj_bias", "training", "key_padding_mask", "need_weights", "attn_mask",
+    "use_separate_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight",
+    "static_k", "static_v", "average_attn_weights", "is_causal",
+)  # fmt: skip
+
 
 def _finish(gates: FrozenGates, source: Tensor, out: Tensor, bias: Tensor | None) -> Tensor:
     """Add the bias, and let relevance begin here where the source is the bare voxels."""
@@ -196,21 +205,25 @@ def _multi_head_attention(
     gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords
 ) -> Any:
     """Take ``F.multi_head_attention_forward`` apart, which arrives as one call."""
-    names = (
-        "query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight",
-        "in_proj_bias", "bias_k", "bias_v", "add_zero_attn", "dropout_p", "out_proj_weight",
-        "out_proj_bias", "training", "key_padding_mask", "need_weights", "attn_mask",
-        "use_separate_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight",
-        "static_k", "static_v", "average_attn_weights", "is_causal",
-    )  # fmt: skip
-    call = dict(zip(names, args, strict=False)) | kwargs
+    call = dict(zip(MULTI_HEAD_NAMES, args, strict=False)) | kwargs
     if call.get("static_k") is not None or call.get("static_v") is not None:
         return func(*args, **kwargs)
     with gates:
-        return _multi_head_parts(call)
+        return multi_head_parts(call)
 
 
-def _multi_head_parts(call: Keywords) -> tuple[Tensor, Tensor | None]:
+def multi_head_parts(call: Keywords) -> tuple[Tensor, Tensor | None]:
+    """Compute a multi-head attention step by step, its attention in one fused call.
+
+    Parameters
+    ----------
+    call
+        The arguments of ``F.multi_head_attention_forward`` by name.
+
+    Returns
+    -------
+    output, attention weights where they were asked for
+    """
     query, key, value = call["query"], call["key"], call["value"]
     alone = query.ndim == 2
     if alone:

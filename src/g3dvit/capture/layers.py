@@ -101,7 +101,7 @@ class _NormFunctions(TorchFunctionMode):
 
 
 @contextmanager
-def watch_layer(model: nn.Module, name: str) -> Iterator[LayerRecord]:
+def watch_layer(model: nn.Module, name: str, *, join: bool = False) -> Iterator[LayerRecord]:
     """Begin the graph at one layer.
 
     Call it inside `guest`, run the model once, and take gradients with respect to
@@ -115,6 +115,8 @@ def watch_layer(model: nn.Module, name: str) -> Iterator[LayerRecord]:
     name
         A module's dotted name, ``name#n`` for the n-th time it runs, or ``owner:function#n`` for
         a normalisation called as a function.
+    join
+        Keep a graph that another layer has begun, so that several layers can be watched at once.
 
     Raises
     ------
@@ -137,7 +139,8 @@ def watch_layer(model: nn.Module, name: str) -> Iterator[LayerRecord]:
                 f"layer {name!r} gives {type(output).__name__} and not one tensor; name a layer "
                 "inside it"
             )
-        record.activations = output.detach().requires_grad_()
+        begun = join and output.requires_grad
+        record.activations = output if begun else output.detach().requires_grad_()
         # A clone, because models add to what they get in place, which a leaf does not allow.
         return record.activations.clone()
 

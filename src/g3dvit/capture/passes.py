@@ -226,7 +226,7 @@ class FrozenPass:
         of_voxels, of_share, *rest = gradients
         voxels = _product(gates.leaf, of_voxels)
         for norm, gradient in zip(gates.patch_norms, rest, strict=False):
-            voxels = voxels + self._to_voxels(_product(norm.leaf, gradient), norm.source)
+            voxels = voxels + carry_back(_product(norm.leaf, gradient), norm.source, gates.leaf)
         rest = rest[len(norms) :]
         constants = tuple(
             self._place(number, constant, gradient)
@@ -259,21 +259,32 @@ class FrozenPass:
         before = gates.tokens is None or constant.order <= gates.tokens.order
         return ConstantProducts(values, count, constant.differs_by_token, before)
 
-    def _to_voxels(self, relevance: Tensor, source: Tensor) -> Tensor:
-        """Carry relevance on a rearranged input back to the input's own layout."""
 
-        def back(values: Tensor) -> Tensor:
-            (out,) = torch.autograd.grad(source, self.gates.leaf, values, retain_graph=True)
-            return out.to(relevance.dtype)
+def carry_back(relevance: Tensor, source: Tensor, leaf: Tensor) -> Tensor:
+    """Carry values on a rearranged input back to the input's own layout.
 
-        scale = back(torch.ones_like(source))
-        total = torch.zeros_like(scale)
-        for _ in range(1 if source.dtype == relevance.dtype else 3):
-            # Half precision carries few digits at a time; what is left goes in the next turn.
-            part = relevance.to(source.dtype)
-            total = total + back(part)
-            relevance = relevance - part.to(relevance.dtype)
-        return total / scale
+    Parameters
+    ----------
+    relevance : as `source`
+        One value per number of `source`.
+    source
+        The input, only rearranged or rescaled; part of the graph.
+    leaf
+        The input.
+    """
+
+    def back(values: Tensor) -> Tensor:
+        (out,) = torch.autograd.grad(source, leaf, values, retain_graph=True)
+        return out.to(relevance.dtype)
+
+    scale = back(torch.ones_like(source))
+    total = torch.zeros_like(scale)
+    for _ in range(1 if source.dtype == relevance.dtype else 3):
+        # Half precision carries few digits at a time; what is left goes in the next turn.
+        part = relevance.to(source.dtype)
+        total = total + back(part)
+        relevance = relevance - part.to(relevance.dtype)
+    return total / scale
 
 
 def _product(value: Tensor, gradient: Tensor | None) -> Tensor:

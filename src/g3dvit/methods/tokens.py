@@ -6,6 +6,7 @@ respect to it. Results are float32, or float64 where the activations are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -107,3 +108,88 @@ def hirescam(
     Draelos and Carin 2020, https://arxiv.org/abs/2011.08891
     """
     return (_wide(gradients) * _wide(activations)).sum(dim=2)
+
+
+def gradcam(
+    activations: Float[Tensor, "batch patches channels"],
+    gradients: Float[Tensor, "batch patches channels"],
+) -> Float[Tensor, "batch patches"]:
+    """Return Grad-CAM: one weight per feature, the mean gradient over patches.
+
+    ``R_p = sum_d (mean_q g_qd) a_pd``, signed; the original's ReLU is left to display. One
+    direction in feature space serves all places, so evidence that looks different in different
+    places cannot be shown.
+
+    Parameters
+    ----------
+    activations, gradients : (batch, patches, channels)
+        At the target layer.
+
+    References
+    ----------
+    Selvaraju et al. 2017, https://doi.org/10.1109/ICCV.2017.74
+    """
+    weights = _wide(gradients).mean(dim=1, keepdim=True)
+    return (weights * _wide(activations)).sum(dim=2)
+
+
+def layercam(
+    activations: Float[Tensor, "batch patches channels"],
+    gradients: Float[Tensor, "batch patches channels"],
+) -> Float[Tensor, "batch patches"]:
+    """Return LayerCAM: the positive part of each gradient times its activation.
+
+    ``R_p = sum_d max(g_pd, 0) a_pd``, signed because token features are; the original's last ReLU
+    is left to display. It was made for features that are never negative: after a normalisation
+    half of them are, and what speaks against the class is dropped or counted by accident.
+
+    Parameters
+    ----------
+    activations, gradients : (batch, patches, channels)
+        At the target layer.
+
+    References
+    ----------
+    Jiang et al. 2021, https://doi.org/10.1109/TIP.2021.3089943
+    """
+    return (_wide(gradients).relu() * _wide(activations)).sum(dim=2)
+
+
+def hirescam_blocks(
+    activations: Sequence[Float[Tensor, "batch patches channels"]],
+    gradients: Sequence[Float[Tensor, "batch patches channels"]],
+) -> Float[Tensor, "batch patches"]:
+    """Return HiResCAM summed over the blocks.
+
+    Parameters
+    ----------
+    activations, gradients : sequence of (batch, patches, channels)
+        What enters the attention of each block, and the score's gradient with respect to it.
+
+    References
+    ----------
+    Draelos and Carin 2020, https://arxiv.org/abs/2011.08891
+    """
+    maps = [hirescam(a, g) for a, g in zip(activations, gradients, strict=True)]
+    return torch.stack(maps).sum(dim=0)
+
+
+def cam(
+    activations: Float[Tensor, "batch patches channels"],
+    weights: Float[Tensor, "batch channels"],
+) -> Float[Tensor, "batch patches"]:
+    """Return the exact class activation map of a linear head on a mean of tokens.
+
+    Parameters
+    ----------
+    activations : (batch, patches, channels)
+        The tokens that are averaged.
+    weights : (batch, channels)
+        What the score gains per unit of each feature of one token: the head's row over the number
+        of tokens in the mean.
+
+    References
+    ----------
+    Zhou et al. 2016, https://doi.org/10.1109/CVPR.2016.319
+    """
+    return torch.einsum("bpd,bd->bp", _wide(activations), _wide(weights))

@@ -1,0 +1,166 @@
+"""Methods of one or several layers, and exact CAM, against captum and loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from captum.attr import LayerGradCam, LayerGradientXActivation
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from g3dvit.errors import MethodError
+from g3dvit.explain import Explainer
+from g3dvit.methods import cam, gradcam, layercam
+from gallery import GALLERY, SHAPE, Block, TinyViT, seeded
+from test_methods import drifted, vit
+
+X = torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(4))
+
+
+def test_gradcam_and_layercam_equal_loops():
+    a, g = torch.randn(2, 2, 5, 7, dtype=torch.float64)
+    for b in range(2):
+        for p in range(5):
+            grad = sum(
+                float(a[b, p, d]) * sum(float(g[b, q, d]) for q in range(5)) / 5 for d in range(7)
+            )
+            layer = sum(float(a[b, p, d]) * max(float(g[b, p, d]), 0.0) for d in range(7))
+            assert float(gradcam(a, g)[b, p]) == pytest.approx(grad, rel=1e-12)
+            assert float(layercam(a, g)[b, p]) == pytest.approx(layer, rel=1e-12)
+
+
+class FeaturesFirst(TinyViT):
+    """Shows its tokens as (batch, features, patches), as captum takes feature maps."""
+
+    def __init__(self):
+        super().__init__(before=0, pool="max")
+        self.seen = nn.Identity()
+
+    def forward(self, x):
+        x = self.embed(x) + self.position
+        for block in self.blocks:
+            x = block(x)
+        x = self.seen(self.norm(x).transpose(1, 2)).transpose(1, 2)
+        return self.head(self.pooled(x))
+
+
+def test_gradcam_equals_captum():
+    model = drifted(seeded(FeaturesFirst)())
+    result = Explainer(model, (1, *SHAPE)).explain(
+        X, "gradcam", target=1, score="logit", target_layer="seen"
+    )
+    expected = LayerGradCam(model, model.seen).attribute(X, target=1)
+    torch.testing.assert_close(result.relevance.flatten(1), expected[:, 0].detach())
+
+
+@pytest.mark.parametrize("pool", ["first", "patches"])
+def test_hirescam_blocks_is_the_sum_of_captum_over_the_norms_before_attentions(pool):
+    model = drifted(seeded(lambda: TinyViT(depth=3, pool=pool))())
+    result = Explainer(model, (1, *SHAPE)).explain(X, "hirescam_blocks", target=2, score="logit")
+    total = 0
+    for block in model.blocks:
+        each = LayerGradientXActivation(model, block.norm1).attribute(X, target=2)
+        total = total + each.detach().sum(-1)[:, 1:]
+    torch.testing.assert_close(result.relevance.flatten(1), total, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("functional norms", None),
+        ("one norm shared by all blocks", None),
+        ("plain encoder, pre-norm, mean", ["encoder.layers.0.norm1", "encoder.layers.1.norm1"]),
+    ],
+)
+def test_hirescam_blocks_is_the_sum_of_its_layers(name, layers):
+    piece = GALLERY[name]
+    explainer = Explainer(drifted(piece.build()), piece.input_shape)
+    if layers is None:
+        layers = [layer.name for layer in explainer.geometry.layers[0:4:2]]
+    x = torch.randn(2, *piece.input_shape)
+    total = sum(
+        explainer.explain(x, "hirescam", target=0, score="logit", target_layer=one).relevance
+        for one in layers
+    )
+    found = explainer.explain(x, "hirescam_blocks", target=0, score="logit")
+    torch.testing.assert_close(found.relevance, total, rtol=1e-3, atol=1e-6)
+
+
+def test_vit_3d_with_its_own_softmax_reads_the_norms_before_its_attentions():
+    model = vit()
+    explainer = Explainer(model, (1, *SHAPE))
+    layers = [f"transformer.layers.{n}.0.norm" for n in range(2)]
+    total = sum(
+        explainer.explain(X, "hirescam", target=0, score="logit", target_layer=one).relevance
+        for one in layers
+    )
+    found = explainer.explain(X, "hirescam_blocks", target=0, score="logit")
+    torch.testing.assert_close(found.relevance, total, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("pool", ["patches", "all"])
+def test_cam_is_what_each_token_adds_to_the_logit(pool):
+    model = drifted(seeded(lambda: TinyViT(pool=pool))())
+    kept = {}
+    model.norm.register_forward_hook(lambda *a: kept.update(tokens=a[2].detach()))
+    logits = model(X).detach()
+    tokens, weight = kept["tokens"], model.head.weight.detach()[1]
+    number = 30 if pool == "patches" else 31
+    expected = torch.zeros(2, 30)
+    for b in range(2):
+        for p in range(30):
+            expected[b, p] = sum(weight[d] * tokens[b, 1 + p, d] for d in range(12)) / number
+    explainer = Explainer(model, (1, *SHAPE))
+    result = explainer.explain(X, "cam", target=1, score="logit")
+    torch.testing.assert_close(result.relevance.flatten(1), expected, rtol=1e-4, atol=1e-6)
+    total = result.relevance.flatten(1).sum(1) + result.prefix + result.bias
+    torch.testing.assert_close(total, logits[:, 1])
+    torch.testing.assert_close(
+        result.bias, model.head.bias.detach()[1].expand(2), rtol=1e-3, atol=1e-5
+    )
+    odds = explainer.explain(X, "cam", target=1)
+    total = odds.relevance.flatten(1).sum(1) + odds.prefix + odds.bias
+    torch.testing.assert_close(total, odds.scores, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cam(tokens[:, 1:], (weight / number).expand(2, -1)), expected)
+
+
+class GatedHead(TinyViT):
+    """A mean of patches through a head that is not linear."""
+
+    def forward(self, x):
+        return F.gelu(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (TinyViT, "does not take the mean"),
+        (lambda: TinyViT(pool="flatten"), "does not take the mean"),
+        (lambda: GatedHead(before=0, pool="patches"), "not linear in the tokens of 'norm#1'"),
+        (lambda: TinyViT(pool="max"), "not linear in the tokens of 'norm#1'"),
+    ],
+)
+def test_cam_is_refused_where_the_head_is_not_linear_on_a_mean(build, why):
+    explainer = Explainer(drifted(seeded(build)()), (1, *SHAPE))
+    with pytest.raises(MethodError, match=rf"linear on the mean of the tokens.*{why}"):
+        explainer.explain(X, "cam")
+
+
+def test_cam_takes_the_block_where_there_is_no_final_norm():
+    model = drifted(seeded(lambda: TinyViT(before=0, pool="patches", final_norm=False))())
+    result = Explainer(model, (1, *SHAPE)).explain(X, "cam", target=0, score="logit")
+    total = result.relevance.flatten(1).sum(1) + model.head.bias.detach()[0]
+    torch.testing.assert_close(total, result.logits[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_attention_in_one_direction_only_feeds_what_it_reads():
+    """A post-norm block: what its attention reads is the norm that ends the block before."""
+    model = drifted(
+        seeded(lambda: TinyViT(block=lambda d: Block(d, post=True), final_norm=False))()
+    )
+    explainer = Explainer(model, (1, *SHAPE))
+    found = explainer.explain(X, "hirescam_blocks", target=0, score="logit")
+    single = explainer.explain(
+        X, "hirescam", target=0, score="logit", target_layer="blocks.0.norm2"
+    )
+    torch.testing.assert_close(found.relevance, single.relevance, rtol=1e-3, atol=1e-6)
