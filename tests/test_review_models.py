@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from g3dvit import Explainer
+from g3dvit.errors import GeometryError, TargetError
 
 GRID, PATCH = (2, 4, 3), (3, 2, 5)
 SHAPE = (1, 6, 8, 15)
@@ -184,3 +186,40 @@ def test_a_big_endian_array_is_explained_as_what_it_says():
     expected = explainer.explain(volumes(), target=0).relevance
     found = explainer.explain(volumes().numpy().astype(">f4"), target=0).relevance
     torch.testing.assert_close(found, expected)
+
+
+def test_several_targets_are_any_sequence_but_a_tuple():
+    explainer, x = Explainer(vit(), SHAPE), volumes()
+    expected = explainer.explain(x, target=[0, 2]).relevance
+    for targets in (range(0, 3, 2), np.array([0, 2]), torch.tensor([0, 2])):
+        assert torch.equal(explainer.explain(x, target=targets).relevance, expected)
+    with pytest.raises(TargetError, match="several targets are a list"):
+        explainer.explain(x, target=(0, 1, 2))
+
+
+def test_parts_under_no_grad_are_named_as_the_reason():
+    class Probed(nn.Module):
+        def __init__(self, *, all_blocks):
+            super().__init__()
+            self.vit, self.all_blocks = vit(), all_blocks
+
+        def forward(self, x):
+            with torch.no_grad():
+                if self.all_blocks:
+                    return self.vit(x) * 2
+                x = self.vit.embed(x).flatten(2).transpose(1, 2)
+                x = torch.cat([self.vit.cls.expand(len(x), -1, -1), x], 1) + self.vit.position
+                x = self.vit.blocks[0](x)
+            return self.vit.head(self.vit.blocks[1](x)[:, 0])
+
+    with pytest.raises(GeometryError, match="requires_grad_\\(False\\)` in place of"):
+        Explainer(Probed(all_blocks=True), SHAPE)
+    explainer = Explainer(Probed(all_blocks=False), SHAPE)
+    assert explainer.geometry.default_layer == "vit.blocks.1.norm1"
+    assert any("requires_grad_(False)` in place of" in n for n in explainer.geometry.notes)
+    maps = explainer.explain(volumes(1), ["token_gradcam", "frozen_gate"], target=1, score="logit")
+    plain = Explainer(vit(), SHAPE).explain(volumes(1), target=1)
+    torch.testing.assert_close(maps["token_gradcam"].relevance, plain.relevance)
+    verdicts = {check.name: check.verdict for check in maps["frozen_gate"].checks[0]}
+    assert verdicts["completeness"] == "fail"
+    assert not any("no_grad" in note for note in Explainer(vit(), SHAPE).geometry.notes)

@@ -101,7 +101,7 @@ def test_impossible_targets_say_what_is_allowed(target, match):
 
 
 def test_missing_labels_and_scores_are_named():
-    with pytest.raises(TargetError, match="volume 1 and 0 others have none"):
+    with pytest.raises(TargetError, match="1 have none, the first is volume 1"):
         values("label", labels=[1, None])
     with pytest.raises(TargetError, match="3 `labels` were given for 2 volumes"):
         values("label", labels=[1, 0, 1])

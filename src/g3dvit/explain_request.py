@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from g3dvit.capture import unwrap
 from g3dvit.diagnose import Check
-from g3dvit.errors import LayerError, MethodError
+from g3dvit.errors import InputError, LayerError, MethodError
 from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS, WEIGHTINGS, Weighting, did_you_mean, find_method
 from g3dvit.targets import Score
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Options:
+    """Arguments that only some methods take, at their defaults or as given.
+
+    Parameters
+    ----------
+    references : (references, *input_shape)
+        Real volumes that stand for "nothing to see".
+    samples
+        Passes of a method that averages; None is the method's own number.
+    noise
+        Standard deviation of added noise, in standard deviations of the voxels that are not 0.
+    seed
+        Of everything that is drawn.
+    fill
+        What takes the place of a patch: ``"mean"`` (its own mean), ``"shuffle"`` (its own voxels
+        in another order), ``"references"``, or a number.
+    """
+
+    references: Tensor | None = field(default=None, repr=False)
+    samples: int | None = None
+    noise: float = 0.1
+    seed: int = 0
+    fill: str | float = "mean"
+
+
+FILLS = ("mean", "shuffle", "references")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +67,8 @@ class Request:
         In the order of the outputs.
     alone
         Run the volumes one at a time under frozen gates.
+    options
+        Arguments that only some methods take.
     """
 
     methods: tuple[str, ...]
@@ -45,6 +78,7 @@ class Request:
     target_layer: str
     class_names: tuple[str, ...] = ()
     alone: bool = False
+    options: Options = field(default_factory=Options)
 
 
 def resolve_methods(method: str | Sequence[str]) -> tuple[str, ...]:
@@ -86,6 +120,61 @@ def resolve_weightings(
     return cast("tuple[Weighting, ...]", asked), several
 
 
+def resolve_options(
+    given: Mapping[str, Any], methods: Sequence[str], input_shape: Sequence[int]
+) -> Options:
+    """Return the arguments that only some methods take, checked.
+
+    Parameters
+    ----------
+    given
+        Fields of `Options` by name.
+    methods
+        The methods asked for.
+    input_shape
+        What the model takes, without the batch.
+
+    Raises
+    ------
+    MethodError
+        If one is not at its default and no method takes it, or cannot be used.
+    InputError
+        If the references do not fit the model.
+    """
+    default = Options()
+    for part in fields(Options):
+        value = given[part.name]
+        if value is not None and (part.name == "references" or value != getattr(default, part.name)):
+            _refuse_argument(part.name, methods)
+    samples, noise, seed, fill = (given[n] for n in ("samples", "noise", "seed", "fill"))
+    if samples is not None and not (isinstance(samples, int) and samples >= 1):
+        raise MethodError(f"`samples` takes a positive integer, was given {samples!r}")
+    if not noise >= 0:
+        raise MethodError(f"`noise` takes a number from 0, was given {noise!r}")
+    if isinstance(fill, str) and fill not in FILLS:
+        raise MethodError(
+            f"there is no fill {fill!r}{did_you_mean(fill, FILLS)}; choose from "
+            f"{', '.join(FILLS)}, or give a number"
+        )
+    references = _references(given["references"], tuple(input_shape))
+    return Options(references, samples, float(noise), int(seed), fill)
+
+
+def _references(given: Any, input_shape: tuple[int, ...]) -> Tensor | None:
+    if given is None:
+        return None
+    values = given.detach() if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+    values = values[None] if tuple(values.shape) == input_shape else values
+    if tuple(values.shape[1:]) != input_shape or not len(values):
+        expected = ", ".join(map(str, ("references", *input_shape)))
+        raise InputError(
+            f"`references` must have the shape ({expected}), was given {tuple(values.shape)}"
+        )
+    if not bool(torch.isfinite(values).all()):
+        raise InputError("`references` hold values that are not finite")
+    return values
+
+
 def _refuse_argument(argument: str, methods: Sequence[str]) -> None:
     """Refuse an argument that is not at its default and that no method asked for takes."""
     if not any(argument in METHODS[name].arguments for name in methods):
@@ -111,7 +200,7 @@ def resolve_layer(
         if not geometry.default_layer and any(METHODS[n].source == "layer" for n in methods):
             raise LayerError(
                 "no normalisation layer of this model has gradients that tell patches apart; "
-                "use method='frozen_gate', or name another layer"
+                "see the notes of `g3dvit inspect`, use method='frozen_gate', or name another layer"
             )
         return geometry.default_layer
     _refuse_argument("target_layer", methods)

@@ -161,6 +161,12 @@ def _notes(passes: Sequence[Pass], tokens: TokenMap, default: str, *, num_layers
             "patches overlap: each place is shown at the patch that it moves most, so that the "
             "borders between patches are not sharp"
         )
+    if passes[0].cut:
+        notes.append(
+            "a part of this model runs without autograd (torch.no_grad in its forward, or "
+            "detached tokens), so that no gradient passes through it and no map reaches behind "
+            "it; to freeze a part, use `requires_grad_(False)` in place of no_grad"
+        )
     others = len(passes[0].norms) - num_layers
     if others:
         notes.append(

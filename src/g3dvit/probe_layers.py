@@ -70,6 +70,8 @@ class Pass:
         False where no gradient reached any stage.
     elsewhere
         Number of normalisations of volumes, windows or other tensors of three axes and more.
+    cut
+        True where normalisations stand in a part that the model runs without autograd.
     """
 
     norms: list[_Norm] = field(default_factory=list)
@@ -78,6 +80,7 @@ class Pass:
     ending: str = ""
     has_gradient: bool = False
     elsewhere: int = 0
+    cut: bool = False
 
 
 def record_pass(
@@ -135,6 +138,7 @@ def record_pass(
             result.norms.append(norm)
             if not tensor.requires_grad:
                 # A frozen part before this layer that ran without a graph: begin it here.
+                result.cut = True
                 leaves.append(tensor.detach().requires_grad_())
                 with torch.enable_grad():
                     replacement = tensor = leaves[-1].clone()
@@ -154,7 +158,8 @@ def record_pass(
         if not scores.requires_grad:
             raise GeometryError(
                 "the model's output is not connected to its tokens by autograd (it runs under "
-                "no_grad, or detaches its output); a gradient is needed for every map"
+                "no_grad, or detaches its output); a gradient is needed for every map. To freeze a "
+                "part of a model, use `requires_grad_(False)` in place of no_grad"
             )
         generator = torch.Generator().manual_seed(seed)
         mixture = torch.randn(scores.shape, generator=generator).to(scores)

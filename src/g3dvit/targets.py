@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -76,10 +77,25 @@ def resolve_score(score: str | None, methods: Sequence[str]) -> Score:
     return score
 
 
+def refuse_target_of_function(score: Score, target: Any) -> None:
+    """Refuse a target beside a score that is a function.
+
+    Raises
+    ------
+    TargetError
+        If `target` is not at its default.
+    """
+    if not isinstance(score, str) and target != "predicted":
+        raise TargetError(
+            f"the score {score_name(score)!r} is a function of all outputs and has no target; it "
+            f"was given target={target!r}. Leave `target` out, or choose it inside the function"
+        )
+
+
 def split_targets(target: Any, num_outputs: int) -> tuple[tuple[Any, ...], bool]:
     """Return the single targets of a request, and whether several were asked for.
 
-    A list means several; a tuple of two is a contrast; ``"all"`` is every class.
+    A list, range or array means several; a tuple of two is a contrast; ``"all"`` is every class.
 
     Examples
     --------
@@ -90,7 +106,9 @@ def split_targets(target: Any, num_outputs: int) -> tuple[tuple[Any, ...], bool]
     """
     if isinstance(target, str) and target == "all":
         return tuple(range(num_classes(num_outputs))), True
-    if isinstance(target, list):
+    if isinstance(target, (np.ndarray, Tensor)) and target.ndim == 1:
+        target = target.tolist()
+    if isinstance(target, (list, range)):
         if not target:
             raise TargetError("`target` is an empty list; name at least one class")
         return tuple(target), True
@@ -155,8 +173,8 @@ def _from_labels(
     missing = [n for n, label in enumerate(labels) if label is None]
     if missing:
         raise TargetError(
-            f'target="label" needs a label for every volume; volume {missing[0]} and '
-            f"{len(missing) - 1} others have none"
+            f'target="label" needs a label for every volume; {len(missing)} have none, the first '
+            f"is volume {missing[0]}"
         )
     return [_class(label, classes, names) for label in labels]
 
@@ -164,7 +182,10 @@ def _from_labels(
 def _one(target: Any, classes: int, names: Sequence[str]) -> Chosen:
     if isinstance(target, tuple):
         if len(target) != 2:
-            raise TargetError(f"a contrast is two classes (a, b), was given {target!r}")
+            raise TargetError(
+                f"a contrast is two classes (a, b), was given {target!r}; several targets are a "
+                "list"
+            )
         a, b = (_class(part, classes, names) for part in target)
         if a == b:
             raise TargetError(f"a contrast needs two different classes, was given {target!r}")

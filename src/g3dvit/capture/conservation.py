@@ -121,7 +121,10 @@ def unconserved_module(
         for handle in gates.handles:
             handle.remove()
     if not logits.requires_grad:
-        return "the softmax at the end of the model: explain its logits instead"
+        return (
+            "the softmax at the end of the model: explain its logits instead (or in a part that "
+            "runs under torch.no_grad)"
+        )
     gained = _gains(gates, logits, weights)
     size = max((abs(gain) for gain in gained.values()), default=0.0)
     scale = max(float((logits.detach() * weights).sum().abs()), size)
