@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shlex
 import struct
 from dataclasses import replace
 
@@ -148,3 +149,14 @@ def test_a_failed_run_is_told_in_readme_and_sidecars(tmp_path, monkeypatch) -> N
     ).read_text(encoding="utf-8")
     for sidecar in tmp_path.glob("*/*_relevance.json"):
         assert '"It guesses."' in sidecar.read_text(encoding="utf-8")
+
+
+def test_commands_in_the_readme_survive_spaces_and_quotes(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("g3dvit.outputs._write_figures", lambda *_: [])
+    run = speckled_run()
+    source = "/data/my runs/it's; rm -rf x_bold.nii.gz"
+    write_run(replace(run, inputs=(replace(run.inputs[0], source=source),)), tmp_path)
+    readme = (tmp_path / "README.txt").read_text(encoding="utf-8")
+    command = next(line for line in readme.splitlines() if line.startswith("freeview"))
+    assert shlex.split(command)[3] == source
+    assert "res-patch alone" in readme  # the two frozen-gate maps do not hold the same shares

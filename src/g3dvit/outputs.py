@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,10 @@ from g3dvit.run_result import ClassMean, MapSet, RunResult
 __all__ = ["check_output", "output_folder", "write_run"]
 
 _MOST_FIGURES_IN_PAGE = 4
+
+_FINER = """\
+  Frozen-gate maps with res-voxel hold what each voxel contributed. Shares of position and of the
+  embedding's bias belong to whole patches and are in res-patch alone, so that sums differ."""
 
 _COLUMNS = {
     "run": ("Run that the volume is from.", ""),
@@ -199,11 +204,12 @@ def _readme(result: RunResult, files: Sequence[tuple[str, str]]) -> str:
     volumes = next((path for path, _ in files if path.startswith("maps/")), "maps/...")
     example = (sound or [path for path, _ in files] or ["class_means/..."])[0]
     shape = result.maps[0].volumes[0].resolution_mm if result.maps else (0.0, 0.0, 0.0)
-    underlay = result.inputs[0].source if result.inputs else "your image"
+    underlay = shlex.quote(result.inputs[0].source) if result.inputs else "YOUR_IMAGE"
     under = "-std" if has_template_space(result.space) else underlay
     methods = "\n".join(f"  {m.label}: {method_sentence(m.method)}" for m in result.maps)
     failed = [f"  {m.label}: {stamp_of(m.summary)}" for m in result.maps if stamp_of(m.summary)]
     failed += [f"  all maps: {stamp_of(result.checks)}"] if stamp_of(result.checks) else []
+    finer = f"\n{_FINER}" if any(maps.fine for maps in result.maps) else ""
     listed = "\n".join(f"  {path}\n      {words}" for path, words in files)
     return f"""\
 {result.title}
@@ -240,7 +246,7 @@ Names of files
   class-<class>     the volumes' label; the predicted class where volumes have no label
   volumes-correct   classified correctly;  volumes-error  misclassified;  volumes-all  no labels
   res-patch         one voxel per patch, lossless;  res-voxel  on the grid that the model sees
-  desc-<method>     method and weighting
+  desc-<method>     method and weighting{finer}
   patchweights, tokensum   the two halves of token Grad-CAM: their product is the map
   Beside every map a .json file says what it was made from and what the checks said.
 
