@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from g3dvit import Explainer
+from g3dvit.compare_logits import compare_logits
 from g3dvit.errors import GeometryError, TargetError
 
 GRID, PATCH = (2, 4, 3), (3, 2, 5)
@@ -223,3 +224,12 @@ def test_parts_under_no_grad_are_named_as_the_reason():
     verdicts = {check.name: check.verdict for check in maps["frozen_gate"].checks[0]}
     assert verdicts["completeness"] == "fail"
     assert not any("no_grad" in note for note in Explainer(vit(), SHAPE).geometry.notes)
+
+
+def test_a_saved_softmax_is_no_reason_to_doubt_the_preparation():
+    own = np.random.default_rng(0).normal(size=(9, 3))
+    softmax = np.exp(own) / np.exp(own).sum(1, keepdims=True)
+    sentences = " ".join(compare_logits(own, softmax).sentences)
+    assert "save logits, not softmax" in sentences
+    assert "every map is void" not in sentences
+    assert "every map is void" in " ".join(compare_logits(own, own[::-1]).sentences)

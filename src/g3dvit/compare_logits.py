@@ -95,10 +95,7 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 def _obvious_causes(own: NDArray[np.float64], expected: NDArray[np.float64]) -> list[str]:
     """Return what the two tables alone tell about why they differ."""
-    found = [
-        "the class values differ: the model is not shown what your pipeline shows it, and every "
-        "map is void until they agree"
-    ]
+    found: list[str] = []
     if own.shape[1] > 1:
         powers = np.exp(own - own.max(axis=1, keepdims=True))
         if np.allclose(powers / powers.sum(axis=1, keepdims=True), expected, atol=1e-3):
@@ -120,7 +117,12 @@ def _obvious_causes(own: NDArray[np.float64], expected: NDArray[np.float64]) -> 
             found.append(
                 f"the volumes are shifted by {shifts[0]}: dummy volumes were left out on one side"
             )
-    return found
+    if found:
+        return ["the class values differ, and these tables alone tell why", *found]
+    return [
+        "the class values differ: the model is not shown what your pipeline shows it, and every "
+        "map is void until they agree"
+    ]
 
 
 def _same_rows(a: NDArray[np.float64], b: NDArray[np.float64], skip: int) -> bool:
