@@ -205,5 +205,5 @@ def test_blocks_come_in_random_order_and_equal_number() -> None:
 
 @pytest.mark.parametrize("change", [{"blocks_per_hand": 0}, {"t_r": 0.0}, {"amplitude_sd": -1.0}])
 def test_impossible_designs_are_refused(change: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="above 0|at least 0"):
+    with pytest.raises(InputError, match=r"above 0|at least 0"):
         replace(RunDesign(), **change)
