@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from fake_run import small_run
-from g3dvit.errors import ImageError, InputError, OutputError
+from g3dvit.errors import ImageError, InputError, OutputError, SelectionError
 from g3dvit.folders import check_output
 from g3dvit.outputs import _unique_names, write_run
 from g3dvit.report.display import caption_of, shown_mean
 from g3dvit.report.scene import scene_of
+from g3dvit.run.inputs import RunSource, open_runs
 from g3dvit.run_result import Display
+from g3dvit.selection import select_volumes
 from g3dvit.volumes import open_series
 
 AFFINE = np.diag([2.0, 3.0, 4.0, 1.0])
@@ -160,3 +162,41 @@ def test_commands_in_the_readme_survive_spaces_and_quotes(tmp_path, monkeypatch)
     command = next(line for line in readme.splitlines() if line.startswith("freeview"))
     assert shlex.split(command)[3] == source
     assert "res-patch alone" in readme  # the two frozen-gate maps do not hold the same shares
+
+
+# ---- choosing volumes
+
+
+def events(path, *rows):
+    path.write_text("\n".join(["onset\tduration\ttrial_type", *rows]) + "\n")
+    return path
+
+
+def test_a_table_without_a_named_event_chooses_nothing_and_says_so(tmp_path) -> None:
+    series = open_series(save_run(tmp_path / "a.nii"))
+    for rows in ((), ("0\t9\tn/a",)):
+        with pytest.raises(SelectionError, match="names no event"):
+            select_volumes(series, events=events(tmp_path / "e.tsv", *rows), delay_s=0)
+
+
+def test_numbers_as_trial_types_keep_their_form_beside_a_gap(tmp_path) -> None:
+    series = open_series(save_run(tmp_path / "a.nii"))
+    table = events(tmp_path / "e.tsv", "0\t2\t1", "2\t2\tn/a", "4\t4\t2")
+    chosen = select_volumes(series, events=table, delay_s=0)
+    assert list(zip(chosen.time_points, chosen.labels, strict=True)) == [
+        (0, "1"),
+        (2, "2"),
+        (3, "2"),
+    ]
+
+
+def test_one_column_of_a_participants_table_is_named(tmp_path) -> None:
+    path = save_run(tmp_path / "sub-01_bold.nii")
+    table = tmp_path / "participants.tsv"
+    table.write_text("participant_id\tage\tsex\nsub-01\tadult\tf\n")
+    (run,) = open_runs(RunSource((path,), labels=table, label_column="sex"))
+    assert run.selection.labels == ("f",) * 4
+    with pytest.raises(SelectionError, match="--label-column NAME"):
+        open_runs(RunSource((path,), labels=table))
+    with pytest.raises(SelectionError, match="give --labels too"):
+        open_runs(RunSource((path,), label_column="sex"))

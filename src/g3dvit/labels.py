@@ -116,7 +116,7 @@ def read_labels(table: str | Path, column: str | None = None) -> Labels:
         column = others[0] if len(others) == 1 else "label"
     if column not in others:
         raise SelectionError(
-            f"name the column of {path} that holds the labels; it has "
+            f"name the column of {path} that holds the labels (--label-column NAME); it has "
             f"{', '.join(others) or 'none besides ' + key}"
         )
     by_key: dict[str, str | None] = {}

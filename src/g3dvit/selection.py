@@ -180,7 +180,9 @@ def load_events(path: Path) -> pd.DataFrame:
         If the file or a column is missing, or an onset or duration is no number.
     """
     try:
-        table = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)
+        table = pd.read_csv(
+            path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype={"trial_type": str}
+        )
     except (OSError, ValueError) as error:
         raise SelectionError(f"the events table {path} cannot be read: {error}") from error
     missing = [c for c in ("onset", "duration", "trial_type") if c not in table.columns]
@@ -194,7 +196,7 @@ def load_events(path: Path) -> pd.DataFrame:
         bad = np.flatnonzero(~np.isfinite(numbers.to_numpy(dtype=float)))
         if bad.size:
             raise SelectionError(
-                f"row {bad[0] + 1} of {path} has no {column}: {table[column].iloc[bad[0]]!r}; "
+                f"row {bad[0] + 1} of {path} has no {column}: '{table[column].iloc[bad[0]]}'; "
                 "a number of seconds is needed"
             )
         table[column] = numbers.astype(float)
@@ -247,6 +249,8 @@ def _by_events(
         else:
             n_other += 1
     _check_classes_filled(kept, class_of, path, series)
+    if not kept:
+        raise SelectionError(f"{path} names no event with a trial type, so no volume is chosen")
     origin = (
         "the sidecar's StartTime" if series.start_time_known else "the middle of the first volume"
     )

@@ -113,6 +113,10 @@ def add_volume_arguments(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument("--labels", metavar="TSV", help="one label per participant or file")
 
+    which.add_argument(
+        "--label-column", metavar="NAME", help="column of --labels, where it has several"
+    )
+
     read = parser.add_argument_group("how the images are read")
     read.add_argument("--mask", metavar="NII", help="brain mask, where the preparation uses one")
     read.add_argument("--confounds", nargs="+", metavar="TSV", help="confounds, one file per run")
@@ -137,6 +141,7 @@ def source_from(arguments: argparse.Namespace) -> RunSource:
         classes=arguments.classes,
         delay=arguments.delay,
         labels=arguments.labels,
+        label_column=arguments.label_column,
         mask=arguments.mask,
         confounds=arguments.confounds,
         reference=arguments.reference,

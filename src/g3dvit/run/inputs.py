@@ -34,6 +34,8 @@ class RunSource:
         Haemodynamic delay between an event and the volumes that show it, in s.
     labels
         Table with one label per participant or file.
+    label_column
+        Its column that holds the labels, where it has several.
     mask, confounds
         Brain mask, and confounds files (one per run), for preparations that use them.
     reference, assume_orientation, space, t_r
@@ -46,6 +48,7 @@ class RunSource:
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     delay_s: float = 5.0
     labels: Path | None = None
+    label_column: str | None = None
     mask: Path | None = None
     confounds: tuple[Path, ...] = ()
     reference: Path | None = None
@@ -63,6 +66,7 @@ class RunSource:
         classes: Sequence[str] | None = None,
         delay: float = 5.0,
         labels: str | None = None,
+        label_column: str | None = None,
         mask: str | None = None,
         confounds: Sequence[str] | None = None,
         reference: str | None = None,
@@ -78,6 +82,7 @@ class RunSource:
             classes=parse_classes(classes) if classes else {},
             delay_s=delay,
             labels=_path(labels),
+            label_column=label_column,
             mask=_path(mask),
             confounds=tuple(Path(path) for path in confounds or ()),
             reference=_path(reference),
@@ -135,7 +140,9 @@ def open_runs(source: RunSource, *, n_dropped: int = 0) -> tuple[OpenRun, ...]:
         raise SelectionError(f"{doubled[0]} is given twice; give every run once")
     _check_count("events", source.events, source.images)
     _check_count("confounds", source.confounds, source.images)
-    labels = read_labels(source.labels) if source.labels else None
+    if source.label_column and not source.labels:
+        raise SelectionError("a label column is one of a table of labels; give --labels too")
+    labels = read_labels(source.labels, source.label_column) if source.labels else None
     runs = []
     for index, (path, name) in enumerate(zip(source.images, _names(source.images), strict=True)):
         series = open_series(
