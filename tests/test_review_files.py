@@ -149,6 +149,8 @@ def test_a_failed_run_is_told_in_readme_and_sidecars(tmp_path, monkeypatch) -> N
     assert "all maps: CHECK FAILED: model at chance: It guesses." in (
         tmp_path / "README.txt"
     ).read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<p class="note fail"><b>CHECK FAILED: model at chance.</b> It guesses.</p>' in page
     for sidecar in tmp_path.glob("*/*_relevance.json"):
         assert '"It guesses."' in sidecar.read_text(encoding="utf-8")
 
