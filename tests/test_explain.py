@@ -191,7 +191,7 @@ def test_volumes_that_cannot_be_used(explainer, name):
         ({"target": 7}, TargetError, "no class 7"),
         ({"target": "label"}, TargetError, "needs `labels`"),
         ({"labels": [0]}, InputError, "1 `labels` were given for 5 volumes"),
-        ({"score": "probability"}, TargetError, "no score 'probability'"),
+        ({"score": "likelihood"}, TargetError, "no score 'likelihood'"),
         ({"batch_size": 0}, InputError, "positive integer, was given 0"),
         ({"check": "colour"}, InputError, "no check 'colour'"),
     ],

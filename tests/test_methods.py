@@ -157,7 +157,12 @@ def test_hirescam_is_the_contribution_where_the_rest_is_linear():
 X = torch.randn(3, 1, *SHAPE, generator=torch.Generator().manual_seed(3))
 #: What a method needs beside its defaults: a model that it applies to, and arguments.
 NEEDS: dict[str, dict] = {"cam": {"before": 0, "pool": "patches"}}
-ARGUMENTS: dict[str, dict] = {}
+REFERENCES = torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(8))
+ARGUMENTS: dict[str, dict] = {
+    "smoothgrad": {"samples": 3},
+    "integrated_gradients": {"samples": 4, "references": REFERENCES},
+    "expected_gradients": {"samples": 6, "references": REFERENCES},
+}
 _EXPLAINERS: dict[str, Explainer] = {}
 
 

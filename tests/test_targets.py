@@ -105,5 +105,5 @@ def test_missing_labels_and_scores_are_named():
         values("label", labels=[1, None])
     with pytest.raises(TargetError, match="3 `labels` were given for 2 volumes"):
         values("label", labels=[1, 0, 1])
-    with pytest.raises(TargetError, match="no score 'probability'"):
-        resolve_score("probability", [])
+    with pytest.raises(TargetError, match="no score 'likelihood'"):
+        resolve_score("likelihood", [])

@@ -14,6 +14,8 @@ empty map          max_p |R_p| / max(max_p |R_p|, |prefix|, |bias|)           < 
 centring           sqrt(D) * median_p |sum_d a_pd| / sum_d |a_pd|             < 100 u   < 0.1
 discarded share    median_p (sum_d gamma_d g_pd)^2 / (D |gamma g_p|^2)        -         -
 float64 agreement  Spearman correlation of float32 and float64 patch scores   < 0.95    < 0.99
+saturated head     distance of an explained probability from 0 and 1          < 1e-6    < 1e-3
+cancelling voxels  sum_p |R_p| / sum_v |R_v|                                  < 100 u   < 1e-3
 completeness       |sum of shares - score| / max(|score|, sum |R|)            > 0.05    > 0.01
 model at chance    lower end of the interval of the balanced accuracy         <= chance -
 =================  =========================================================  ========  =======
@@ -41,12 +43,16 @@ __all__ = [
     "Verdict",
     "agreement_float64",
     "balanced_accuracy",
+    "cancelling",
     "centring",
+    "check_cancelling",
     "check_centring",
     "check_completeness",
     "check_dead",
     "check_discarded",
     "check_empty",
+    "check_path",
+    "check_saturated",
     "check_uniform",
     "dead_gradient",
     "discarded_share",
@@ -96,6 +102,13 @@ def discarded_share(
     g = g if gain is None else g * gain.to(g)
     share = _ratio(g.sum(2).square(), g.shape[2] * g.square().sum(2))
     return share.median(dim=1).values
+
+
+def cancelling(
+    patches: Float[Tensor, "batch gi gj gk"], voxels: Float[Tensor, "batch i j k"]
+) -> Float[Tensor, " batch"]:
+    """Return how much of the voxels' relevance is left when summed over patches, per volume."""
+    return _ratio(patches.abs().flatten(1).sum(1), voxels.abs().flatten(1).sum(1))
 
 
 def _unit_scaled(x: Tensor) -> Tensor:
@@ -200,6 +213,58 @@ def check_completeness(error: float, module: str = "") -> Check:
             "All shares of this map add up to the score",
             f"The shares of this map do not quite add up to the score{where}",
             f"The shares of this map do not add up to the score{where}",
+        ),
+        low_is_bad=False,
+    )
+
+
+def check_cancelling(value: float, dtype: torch.dtype) -> Check:
+    """Judge `cancelling` for a model that computes in the given type."""
+    return judge(
+        "cancelling voxels",
+        value,
+        1e-3,
+        100 * rounding_unit(dtype),
+        (
+            "The voxels of a patch add up to a number that can be trusted",
+            "The voxels of a patch almost cancel when added up, so that this patch map is a small "
+            "difference of large numbers",
+            "The voxels of a patch cancel when added up, or there are none that matter, so this "
+            "patch map is rounding error",
+        ),
+    )
+
+
+def check_saturated(distance: float) -> Check:
+    """Judge how far a probability is from where it cannot change: 0 and 1."""
+    return judge(
+        "saturated head",
+        distance,
+        1e-3,
+        1e-6,
+        (
+            "The explained probability can still change",
+            "The explained probability is almost certain and hardly changes whatever the volume "
+            "shows; explain the log-odds",
+            "The explained probability is certain, so that nothing changes it and this map is "
+            "rounding error; explain the log-odds",
+        ),
+    )
+
+
+def check_path(error: float) -> Check:
+    """Judge the completeness error of a path method."""
+    return judge(
+        "completeness",
+        error,
+        0.01,
+        0.05,
+        (
+            "All shares of this map add up to the score less that of the references",
+            "The shares of this map do not quite add up to the score less that of the references; "
+            "more samples would help",
+            "The shares of this map do not add up to the score less that of the references: too "
+            "few samples, or references that the model cannot compare with",
         ),
         low_is_bad=False,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -19,19 +19,26 @@ from g3dvit.diagnose import Check
 from g3dvit.errors import InputError
 from g3dvit.explain_batch import explain_batch
 from g3dvit.explain_context import BatchResult
-from g3dvit.explain_float64 import compare_float64
+from g3dvit.explain_float64 import check_explanation, compare_float64
 from g3dvit.explain_inputs import check_volumes, choose_batch_size, to_input
 from g3dvit.explain_request import (
     Request,
     refuse_empty_layer,
     resolve_layer,
     resolve_methods,
+    resolve_options,
     resolve_weightings,
 )
 from g3dvit.explanation import Explanation, join
 from g3dvit.geometry import Geometry
-from g3dvit.methods import METHODS, Weighting
-from g3dvit.targets import resolve_score, split_targets
+from g3dvit.methods import METHODS
+from g3dvit.targets import (
+    ScoreFunction,
+    refuse_target_of_function,
+    resolve_score,
+    score_name,
+    split_targets,
+)
 
 __all__ = ["Explainer", "Explanation"]
 
@@ -112,10 +119,15 @@ class Explainer:
         *,
         weighting: str | Sequence[str] = ...,
         target: Any = ...,
-        score: str | None = ...,
+        score: str | ScoreFunction | None = ...,
         target_layer: str | None = ...,
         batch_size: int | None = ...,
         labels: Sequence[Any] | None = ...,
+        references: Any = ...,
+        samples: int | None = ...,
+        noise: float = ...,
+        seed: int = ...,
+        fill: str | float = ...,
         check: str | Sequence[str] = ...,
         progress: Progress | None = ...,
     ) -> Explanation: ...
@@ -128,10 +140,15 @@ class Explainer:
         *,
         weighting: str | Sequence[str] = ...,
         target: Any = ...,
-        score: str | None = ...,
+        score: str | ScoreFunction | None = ...,
         target_layer: str | None = ...,
         batch_size: int | None = ...,
         labels: Sequence[Any] | None = ...,
+        references: Any = ...,
+        samples: int | None = ...,
+        noise: float = ...,
+        seed: int = ...,
+        fill: str | float = ...,
         check: str | Sequence[str] = ...,
         progress: Progress | None = ...,
     ) -> Mapping[str, Explanation]: ...
@@ -143,10 +160,15 @@ class Explainer:
         *,
         weighting: str | Sequence[str] = "mean",
         target: Any = "predicted",
-        score: str | None = None,
+        score: str | ScoreFunction | None = None,
         target_layer: str | None = None,
         batch_size: int | None = None,
         labels: Sequence[Any] | None = None,
+        references: Any = None,
+        samples: int | None = None,
+        noise: float = 0.1,
+        seed: int = 0,
+        fill: str | float = "mean",
         check: str | Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Explanation | Mapping[str, Explanation]:
@@ -165,8 +187,9 @@ class Explainer:
             A class (index or name), ``"predicted"``, ``"label"``, a contrast (a, b), ``"all"``, or
             a list of these. All targets and weightings of a batch come from one forward pass.
         score
-            ``"logit"`` or ``"log_odds"``; None is the logit for token Grad-CAM alone, log-odds as
-            soon as another method is asked for.
+            ``"logit"``, ``"log_odds"``, ``"probability"``, or a function of the outputs (batch,
+            outputs) that gives (batch,), which leaves `target` at its default; None is the logit
+            for token Grad-CAM alone, log-odds as soon as another method is asked for.
         target_layer
             A layer by name; None is the last normalisation layer whose gradients tell patches
             apart, ``geometry.default_layer``.
@@ -174,6 +197,13 @@ class Explainer:
             Volumes at a time; None chooses by the number of tokens.
         labels : (volumes,)
             Class index or name of each volume, for the target ``"label"``.
+        references : (references, *input_shape)
+            Real volumes to compare with, for the methods that take them.
+        samples, noise, seed
+            Passes, noise (in standard deviations of the voxels) and seed of the methods that
+            average; `samples` None is the method's own number.
+        fill
+            What takes the place of a patch in ``"occlusion"``.
         check
             Further checks, run on the first batch: ``"float64"``.
         progress
@@ -194,15 +224,28 @@ class Explainer:
         """
         # 1. what is asked for
         names = resolve_methods(method)
+        scored = resolve_score(score, names)
         targets, several_targets = split_targets(target, self.geometry.num_outputs)
+        refuse_target_of_function(scored, target)
         weightings, several_weightings = resolve_weightings(weighting, names)
         request = Request(
             methods=names,
             weightings=weightings,
             targets=targets,
-            score=resolve_score(score, names),
+            score=scored,
             target_layer=resolve_layer(target_layer, names, self.geometry, self.model),
             class_names=self.class_names,
+            options=resolve_options(
+                {
+                    "references": references,
+                    "samples": samples,
+                    "noise": noise,
+                    "seed": seed,
+                    "fill": fill,
+                },
+                names,
+                self.geometry.input_shape,
+            ),
         )
         checks = _known_checks(check)
         # 2. the volumes
@@ -276,27 +319,8 @@ class Explainer:
         volumes = check_volumes(x, self.geometry.input_shape)
         if len(volumes) > len(result):
             raise InputError(f"{len(volumes)} volumes were given, {len(result)} were explained")
-        several = result.scores.ndim == 2
-        chosen = tuple(t if several else (t,) for t in result.target[: len(volumes)])
-        request = Request(
-            methods=(result.method,),
-            weightings=cast("tuple[Weighting, ...]", result.weightings),
-            targets=result.targets,
-            score=resolve_score(result.score, [result.method]),
-            target_layer=result.target_layer or "",
-        )
-        size = choose_batch_size(None, self.geometry)
-        rows: list[Check] = []
         with guest(self.model) as network:
-            for start in range(0, len(volumes), size):
-                inputs = to_input(volumes[start : start + size], network)
-                some = chosen[start : start + size]
-                relevance = result.relevance[start : start + len(inputs)]
-                maps = {result.method: relevance}
-                now = replace(request, alone=self._alone)
-                checks = compare_float64(network, inputs, now, self.geometry, some, maps)
-                rows += checks[result.method]
-        return tuple(rows)
+            return check_explanation(network, volumes, result, self.geometry, alone=self._alone)
 
     # -- the volumes -----------------------------------------------------------------------
     def _check_device(self, device: str | torch.device | None) -> None:
@@ -349,9 +373,11 @@ class Explainer:
             target=tuple(row if several_targets else row[0] for row in rows),
             targets=request.targets,
             weightings=request.weightings if weighted else (),
-            score=request.score,
+            score=score_name(request.score),
+            score_function=None if isinstance(request.score, str) else request.score,
+            options=request.options,
             target_layer=request.target_layer if method.source == "layer" else None,
-            units=method.units or request.score.replace("_", "-"),
+            units=method.units or score_name(request.score).replace("_", "-"),
             checks=tuple(row for batch in batches for row in batch.checks[name]),
             **tensors,
         )

@@ -17,6 +17,7 @@ from g3dvit import diagnose
 from g3dvit.capture import FrozenPass, LayerPass, wider
 from g3dvit.capture.conservation import unconserved_module
 from g3dvit.explain_context import BatchResult, Context, host
+from g3dvit.explain_input import explain_input
 from g3dvit.explain_layers import explain_blocks, explain_linear_head
 from g3dvit.explain_request import Request
 from g3dvit.explanation import Maps
@@ -68,11 +69,27 @@ def explain_batch(
         "frozen gates": batch.explain_frozen,
         "layers": lambda: explain_blocks(batch),
         "linear head": lambda: explain_linear_head(batch),
+        "input": lambda: explain_input(batch),
     }
     for source, explain in families.items():
         if any(METHODS[name].source == source for name in request.methods):
             explain()
+    if request.score == "probability":
+        _check_saturation(batch)
     return batch.found
+
+
+def _check_saturation(batch: Context) -> None:
+    """Add to every map how far its probability is from where it cannot change."""
+    found = batch.found
+    for number, (scores, row) in enumerate(zip(found.scores.tolist(), found.chosen, strict=True)):
+        distances = [
+            1 - abs(score) if isinstance(target, tuple) else min(score, 1 - score)
+            for score, target in zip(scores, row, strict=True)
+        ]
+        check = diagnose.check_saturated(min(distances))
+        for name in batch.request.methods:
+            found.checks[name][number] = (*found.checks[name][number], check)
 
 
 class _Batch(Context):

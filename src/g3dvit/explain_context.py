@@ -99,7 +99,9 @@ class Context:
 
     def choose_scores(self, logits: Tensor) -> Scores:
         """Choose the targets of each volume, and note logits and scores once."""
-        if self.chosen is None:
+        if self.chosen is None and not isinstance(self.request.score, str):
+            self.chosen = (("score",),) * len(logits)
+        elif self.chosen is None:
             names = self.request.class_names
             self.chosen = choose(self.request.targets, logits, names, self.labels)
         scores = score_batch(self.chosen, logits, self.request.score)

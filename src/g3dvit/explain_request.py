@@ -13,36 +13,10 @@ from torch import Tensor, nn
 from g3dvit.capture import unwrap
 from g3dvit.diagnose import Check
 from g3dvit.errors import InputError, LayerError, MethodError
+from g3dvit.explanation import Options
 from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS, WEIGHTINGS, Weighting, did_you_mean, find_method
 from g3dvit.targets import Score
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Options:
-    """Arguments that only some methods take, at their defaults or as given.
-
-    Parameters
-    ----------
-    references : (references, *input_shape)
-        Real volumes that stand for "nothing to see".
-    samples
-        Passes of a method that averages; None is the method's own number.
-    noise
-        Standard deviation of added noise, in standard deviations of the voxels that are not 0.
-    seed
-        Of everything that is drawn.
-    fill
-        What takes the place of a patch: ``"mean"`` (its own mean), ``"shuffle"`` (its own voxels
-        in another order), ``"references"``, or a number.
-    """
-
-    references: Tensor | None = field(default=None, repr=False)
-    samples: int | None = None
-    noise: float = 0.1
-    seed: int = 0
-    fill: str | float = "mean"
-
 
 FILLS = ("mean", "shuffle", "references")
 
@@ -144,7 +118,9 @@ def resolve_options(
     default = Options()
     for part in fields(Options):
         value = given[part.name]
-        if value is not None and (part.name == "references" or value != getattr(default, part.name)):
+        if value is not None and (
+            part.name == "references" or value != getattr(default, part.name)
+        ):
             _refuse_argument(part.name, methods)
     samples, noise, seed, fill = (given[n] for n in ("samples", "noise", "seed", "fill"))
     if samples is not None and not (isinstance(samples, int) and samples >= 1):

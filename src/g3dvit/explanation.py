@@ -11,6 +11,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from g3dvit.diagnose import Check
+from g3dvit.targets import ScoreFunction
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Options:
+    """Arguments that only some methods take, at their defaults or as given.
+
+    Parameters
+    ----------
+    references : (references, *input_shape)
+        Real volumes that stand for "nothing to see".
+    samples
+        Passes of a method that averages; None is the method's own number.
+    noise
+        Standard deviation of added noise, in standard deviations of the voxels that are not 0.
+    seed
+        Of everything that is drawn.
+    fill
+        What takes the place of a patch: ``"mean"`` (its own mean), ``"shuffle"`` (its own voxels
+        in another order), ``"references"``, or a number.
+    """
+
+    references: Tensor | None = field(default=None, repr=False)
+    samples: int | None = None
+    noise: float = 0.1
+    seed: int = 0
+    fill: str | float = "mean"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +66,7 @@ class Explanation:
     weightings
         Token Grad-CAM's weightings, in the order of the weighting axis; else empty.
     score
-        ``"logit"`` or ``"log_odds"``.
+        ``"logit"``, ``"log_odds"``, ``"probability"``, or the name of a function.
     target_layer
         Where the tokens were taken; None where the method has no layer.
     units
@@ -47,16 +74,21 @@ class Explanation:
     patch_weights, token_sum : like `relevance`
         The two halves of token Grad-CAM; else None.
     voxel_relevance : (batch[, targets], i, j, k)
-        Frozen-gate relevance per voxel, summed over input channels; else None.
+        Relevance per voxel, summed over input channels, where a method has it; else None.
     content, position, embedding_bias : (batch[, targets], gi, gj, gk)
         Frozen-gate shares per patch: ``relevance = content + position``, and the voxels of a patch
         and its embedding bias make up its content; else None.
     prefix, bias : (batch[, targets])
-        Frozen-gate shares of class and register tokens, and of all later constants; else None.
+        Shares of class and register tokens, and of all later constants (frozen gates, CAM); else
+        None.
     completeness_error : (batch[, targets])
-        How far all frozen-gate shares together miss the score, relative; else None.
+        How far all shares together miss what they must add up to, relative; else None.
     checks
         Per volume, what the checks said.
+    score_function
+        The score, where it is a function; else None.
+    options
+        The method's own arguments, such as references, samples and seed.
     """
 
     method: str
@@ -79,6 +111,8 @@ class Explanation:
     bias: Tensor | None = field(default=None, repr=False)
     completeness_error: Tensor | None = field(default=None, repr=False)
     checks: tuple[tuple[Check, ...], ...] = field(default=(), repr=False)
+    score_function: ScoreFunction | None = field(default=None, repr=False)
+    options: Options = field(default_factory=Options, repr=False)
 
     def __len__(self) -> int:
         """Return the number of volumes."""

@@ -1,8 +1,8 @@
 """What is explained: which class, and which score of it.
 
 Terms: the *target* is a class or a contrast of two, chosen for each volume; the *score* is the
-scalar of that target whose gradient is taken. Each score is a weighted sum of the model's
-outputs and a constant, so that one forward pass serves all of them:
+scalar of that target whose gradient is taken. At a given input each score is a weighted sum of
+the model's outputs and a constant, its tangent, so that one forward pass serves all of them:
 
 ``logit``
     ``y = z_c``.
@@ -10,7 +10,14 @@ outputs and a constant, so that one forward pass serves all of them:
     ``y = z_c - logsumexp_{j != c} z_j``; with two classes ``z_c - z_other``. Softmax ignores what
     is added to all class values alike, and so does this score.
 
-A contrast (a, b) is ``z_a - z_b`` under both. A model with one output z (sigmoid) has two
+``probability``
+    ``y = softmax(z)_c``, for one output ``sigmoid``; a contrast is ``p_a - p_b``. Near 0 and 1 its
+    gradient vanishes.
+a function
+    Of the outputs (batch, outputs), giving (batch,): for regression, or any other question. It
+    chooses for itself what it explains; there is no target.
+
+A contrast (a, b) is ``z_a - z_b`` under the first two. A model with one output z (sigmoid) has two
 classes, of values +z (class 1) and -z (class 0); z is the log-odds of class 1 already, so under
 ``log_odds`` its contrast (1, 0) is z, under ``logit`` the difference 2 z.
 """
@@ -18,7 +25,7 @@ classes, of values +z (class 1) and -z (class 0); z is the log-odds of class 1 a
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -29,10 +36,13 @@ from torch import Tensor
 
 from g3dvit.errors import TargetError
 
-Score = Literal["logit", "log_odds"]
-SCORES: tuple[Score, ...] = get_args(Score)
+NamedScore = Literal["logit", "log_odds", "probability"]
+ScoreFunction = Callable[[Tensor], Tensor]
+Score = NamedScore | ScoreFunction
+SCORES: tuple[NamedScore, ...] = get_args(NamedScore)
 Contrast = tuple[int, int]
-Chosen = int | Contrast
+#: A class, a contrast, or ``"score"`` where the score is a function and needs no target.
+Chosen = int | Contrast | Literal["score"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,14 +64,14 @@ class Scores:
     values: Float[Tensor, "batch targets"]
 
 
-def resolve_score(score: str | None, methods: Sequence[str]) -> Score:
+def resolve_score(score: str | ScoreFunction | None, methods: Sequence[str]) -> Score:
     """Return the score that is meant.
 
     Parameters
     ----------
     score
-        ``"logit"``, ``"log_odds"``, or None: the logit for token Grad-CAM alone, log-odds as soon
-        as another method is asked for.
+        ``"logit"``, ``"log_odds"``, ``"probability"``, a function of the outputs, or None: the
+        logit for token Grad-CAM alone, log-odds as soon as another method is asked for.
     methods
         The methods asked for.
 
@@ -72,9 +82,21 @@ def resolve_score(score: str | None, methods: Sequence[str]) -> Score:
     """
     if score is None:
         return "logit" if set(methods) == {"token_gradcam"} else "log_odds"
+    if not isinstance(score, str) and callable(score):
+        return score
     if score not in SCORES:
-        raise TargetError(f"there is no score {score!r}; choose from {', '.join(SCORES)}")
+        raise TargetError(
+            f"there is no score {score!r}; choose from {', '.join(SCORES)}, or give a function of "
+            "the outputs"
+        )
     return score
+
+
+def score_name(score: Score) -> str:
+    """Return the name under which a score is recorded."""
+    if isinstance(score, str):
+        return score
+    return str(getattr(score, "__name__", type(score).__name__))
 
 
 def refuse_target_of_function(score: Score, target: Any) -> None:
@@ -85,7 +107,8 @@ def refuse_target_of_function(score: Score, target: Any) -> None:
     TargetError
         If `target` is not at its default.
     """
-    if not isinstance(score, str) and target != "predicted":
+    default = isinstance(target, str) and target == "predicted"
+    if not isinstance(score, str) and not default:
         raise TargetError(
             f"the score {score_name(score)!r} is a function of all outputs and has no target; it "
             f"was given target={target!r}. Leave `target` out, or choose it inside the function"
@@ -227,6 +250,8 @@ def score_batch(
     """
     z = logits.detach()
     z = z if z.dtype == torch.float64 else z.float()
+    if not isinstance(score, str):
+        return _from_function(score, z)
     count = len(chosen[0])
     weights = z.new_zeros((*z.shape[:1], count, z.shape[1]))
     offsets = z.new_zeros((len(z), count))
@@ -237,11 +262,49 @@ def score_batch(
     return Scores(weights, offsets, values)
 
 
+def _from_function(score: ScoreFunction, z: Tensor) -> Scores:
+    """Return the tangent of a user's score at these outputs."""
+    name = score_name(score)
+    leaf = z.clone().requires_grad_()
+    with torch.enable_grad():
+        values = score(leaf)
+    if not isinstance(values, Tensor) or values.shape != z.shape[:1]:
+        given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise TargetError(
+            f"the score {name!r} must give one number per volume, ({len(z)},), for outputs "
+            f"{tuple(z.shape)}; it gave {given}"
+        )
+    if not values.requires_grad:
+        raise TargetError(
+            f"the score {name!r} does not depend on the outputs; compute it with torch functions, "
+            "without detach, item or numpy"
+        )
+    (weights,) = torch.autograd.grad(values.sum(), leaf)
+    values = values.detach().to(z)
+    if not bool(torch.isfinite(weights).all() and torch.isfinite(values).all()):
+        raise TargetError(f"the score {name!r} or its gradient is not finite for these outputs")
+    offsets = values - (weights * z).sum(1)
+    return Scores(weights[:, None], offsets[:, None], values[:, None])
+
+
 def _fill(
-    weights: Tensor, offsets: Tensor, number: int, target: Chosen, z: Tensor, score: Score
+    weights: Tensor, offsets: Tensor, number: int, target: Chosen, z: Tensor, score: NamedScore
 ) -> None:
     """Write the weights and the constant of one score."""
-    if len(z) == 1:
+    if isinstance(target, str):
+        raise TargetError("this target belongs to a score that is a function")
+    if score == "probability":
+        classes = torch.cat([-z, z]) / 2 if len(z) == 1 else z  # sigmoid is a softmax of these
+        p = classes.softmax(0)
+        sides = target if isinstance(target, tuple) else (target,)
+        slope = torch.zeros_like(p)
+        for side, sign in zip(sides, (1.0, -1.0), strict=False):
+            slope -= sign * p[side] * p
+            slope[side] += sign * p[side]
+            offsets[number] += sign * p[side]
+        weights.copy_((slope[1:] - slope[:1]) / 2 if len(z) == 1 else slope)
+        offsets[number] -= (weights * z).sum()
+    elif len(z) == 1:
         if isinstance(target, tuple):
             sign = 1 if target[0] == 1 else -1
             weights[0] = sign * (2 if score == "logit" else 1)

@@ -13,6 +13,13 @@ from difflib import get_close_matches
 
 from g3dvit.errors import MethodError
 from g3dvit.methods.frozen_gates import FrozenGateMap, completeness_error, frozen_gate
+from g3dvit.methods.gradients import (
+    expected_gradients,
+    gradient_x_input,
+    integrated_gradients,
+    path_error,
+    smoothgrad,
+)
 from g3dvit.methods.table import METHODS, Method
 from g3dvit.methods.tokens import (
     WEIGHTINGS,
@@ -35,12 +42,17 @@ __all__ = [
     "Weighting",
     "cam",
     "completeness_error",
+    "expected_gradients",
     "find_method",
     "frozen_gate",
     "gradcam",
+    "gradient_x_input",
     "hirescam",
     "hirescam_blocks",
+    "integrated_gradients",
     "layercam",
+    "path_error",
+    "smoothgrad",
     "token_gradcam",
 ]
 

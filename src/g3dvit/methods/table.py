@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from g3dvit.methods.frozen_gates import frozen_gate
+from g3dvit.methods.gradients import (
+    expected_gradients,
+    gradient_x_input,
+    integrated_gradients,
+    smoothgrad,
+)
 from g3dvit.methods.tokens import (
     cam,
     gradcam,
@@ -16,7 +22,7 @@ from g3dvit.methods.tokens import (
     token_gradcam,
 )
 
-Source = Literal["layer", "layers", "linear head", "frozen gates"]
+Source = Literal["layer", "layers", "linear head", "frozen gates", "input"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,8 @@ class Method:
         In passes, for one score.
     source
         What it needs: one ``"layer"`` (graph from there on), all ``"layers"`` that feed an
-        attention, a ``"linear head"``, or a pass with ``"frozen gates"``.
+        attention, a ``"linear head"``, a pass with ``"frozen gates"``, or gradients at
+        the ``"input"``.
     space
         The finest resolution it gives.
     signed
@@ -188,6 +195,71 @@ METHODS: dict[str, Method] = {
             linear=True,
             complete=True,
             arguments=(),
+        ),
+        Method(
+            name="gradient_x_input",
+            title="gradient times input",
+            function=gradient_x_input,
+            equation="R_p = sum_{v in p} dy/du_v * u_v (u: the voxels as the model sees them)",
+            paper="Shrikumar et al. 2016, Not Just a Black Box",
+            url="https://arxiv.org/abs/1605.01713",
+            cost="F + B",
+            source="input",
+            space="voxel",
+            signed=True,
+            class_specific=True,
+            linear=True,
+            complete=False,
+            arguments=(),
+        ),
+        Method(
+            name="smoothgrad",
+            title="SmoothGrad",
+            function=smoothgrad,
+            equation="R_p = sum_{v in p} mean_k dy/du_v(x + noise_k)",
+            paper="Smilkov et al. 2017, SmoothGrad",
+            url="https://arxiv.org/abs/1706.03825",
+            cost="32 (F + B)",
+            source="input",
+            space="voxel",
+            signed=True,
+            class_specific=True,
+            linear=True,
+            complete=False,
+            arguments=("samples", "noise", "seed"),
+            units="score per unit of signal",
+        ),
+        Method(
+            name="integrated_gradients",
+            title="integrated gradients",
+            function=integrated_gradients,
+            equation="R_p = sum_{v in p} (x_v - r_v) * int_0^1 dy/dx_v(r + t (x - r)) dt",
+            paper="Sundararajan et al. 2017, Axiomatic Attribution for Deep Networks",
+            url="https://arxiv.org/abs/1703.01365",
+            cost="32 (F + B) per reference",
+            source="input",
+            space="voxel",
+            signed=True,
+            class_specific=True,
+            linear=True,
+            complete=True,
+            arguments=("references", "samples"),
+        ),
+        Method(
+            name="expected_gradients",
+            title="expected gradients",
+            function=expected_gradients,
+            equation="R_p = sum_{v in p} E_{r,t} (x_v - r_v) * dy/dx_v(r + t (x - r))",
+            paper="Erion et al. 2021, Improving performance of deep learning models",
+            url="https://doi.org/10.1038/s42256-021-00343-w",
+            cost="64 (F + B)",
+            source="input",
+            space="voxel",
+            signed=True,
+            class_specific=True,
+            linear=True,
+            complete=True,
+            arguments=("references", "samples", "seed"),
         ),
     )
 }
