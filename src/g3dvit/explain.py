@@ -127,7 +127,6 @@ class Explainer:
         samples: int | None = ...,
         noise: float = ...,
         seed: int = ...,
-        fill: str | float = ...,
         check: str | Sequence[str] = ...,
         progress: Progress | None = ...,
     ) -> Explanation: ...
@@ -148,7 +147,6 @@ class Explainer:
         samples: int | None = ...,
         noise: float = ...,
         seed: int = ...,
-        fill: str | float = ...,
         check: str | Sequence[str] = ...,
         progress: Progress | None = ...,
     ) -> Mapping[str, Explanation]: ...
@@ -168,7 +166,6 @@ class Explainer:
         samples: int | None = None,
         noise: float = 0.1,
         seed: int = 0,
-        fill: str | float = "mean",
         check: str | Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Explanation | Mapping[str, Explanation]:
@@ -202,8 +199,6 @@ class Explainer:
         samples, noise, seed
             Passes, noise (in standard deviations of the voxels) and seed of the methods that
             average; `samples` None is the method's own number.
-        fill
-            What takes the place of a patch in ``"occlusion"``.
         check
             Further checks, run on the first batch: ``"float64"``.
         progress
@@ -241,7 +236,6 @@ class Explainer:
                     "samples": samples,
                     "noise": noise,
                     "seed": seed,
-                    "fill": fill,
                 },
                 names,
                 self.geometry.input_shape,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from g3dvit import diagnose
 from g3dvit.capture import FrozenPass, LayerPass, wider
 from g3dvit.capture.conservation import unconserved_module
+from g3dvit.explain_attention import explain_attention
 from g3dvit.explain_context import BatchResult, Context, host
 from g3dvit.explain_input import explain_input
 from g3dvit.explain_layers import explain_blocks, explain_linear_head
@@ -70,6 +71,7 @@ def explain_batch(
         "layers": lambda: explain_blocks(batch),
         "linear head": lambda: explain_linear_head(batch),
         "input": lambda: explain_input(batch),
+        "attention": lambda: explain_attention(batch),
     }
     for source, explain in families.items():
         if any(METHODS[name].source == source for name in request.methods):

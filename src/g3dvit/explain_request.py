@@ -18,8 +18,6 @@ from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS, WEIGHTINGS, Weighting, did_you_mean, find_method
 from g3dvit.targets import Score
 
-FILLS = ("mean", "shuffle", "references")
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -122,18 +120,13 @@ def resolve_options(
             part.name == "references" or value != getattr(default, part.name)
         ):
             _refuse_argument(part.name, methods)
-    samples, noise, seed, fill = (given[n] for n in ("samples", "noise", "seed", "fill"))
+    samples, noise, seed = (given[n] for n in ("samples", "noise", "seed"))
     if samples is not None and not (isinstance(samples, int) and samples >= 1):
         raise MethodError(f"`samples` takes a positive integer, was given {samples!r}")
     if not noise >= 0:
         raise MethodError(f"`noise` takes a number from 0, was given {noise!r}")
-    if isinstance(fill, str) and fill not in FILLS:
-        raise MethodError(
-            f"there is no fill {fill!r}{did_you_mean(fill, FILLS)}; choose from "
-            f"{', '.join(FILLS)}, or give a number"
-        )
     references = _references(given["references"], tuple(input_shape))
-    return Options(references, samples, float(noise), int(seed), fill)
+    return Options(references, samples, float(noise), int(seed))
 
 
 def _references(given: Any, input_shape: tuple[int, ...]) -> Tensor | None:

@@ -28,16 +28,12 @@ class Options:
         Standard deviation of added noise, in standard deviations of the voxels that are not 0.
     seed
         Of everything that is drawn.
-    fill
-        What takes the place of a patch: ``"mean"`` (its own mean), ``"shuffle"`` (its own voxels
-        in another order), ``"references"``, or a number.
     """
 
     references: Tensor | None = field(default=None, repr=False)
     samples: int | None = None
     noise: float = 0.1
     seed: int = 0
-    fill: str | float = "mean"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

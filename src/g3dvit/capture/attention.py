@@ -24,6 +24,8 @@ from g3dvit.capture.outputs import first_output
 from g3dvit.errors import MethodError
 
 _PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "einsum"})
+#: What leaves weights as they are, in evaluation mode.
+_SAME = frozenset({"dropout", "reshape", "view", "contiguous", "clone", "to", "type_as", "float"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +133,7 @@ class WatchAttention(TorchFunctionMode):
         super().__init__()
         self.batch, self.num_tokens, self._gradients = batch, num_tokens, gradients
         self.calls: list[AttentionCall] = []
-        self.waiting: list[tuple[Tensor, Tensor | None, Tensor | None, float]] = []
+        self.waiting: list[tuple[list[Tensor], Tensor | None, Tensor | None, float]] = []
         self.foreign = ""
         self._products: list[tuple[Tensor, Tensor, Tensor]] = []
         self._inside = False
@@ -154,8 +156,8 @@ class WatchAttention(TorchFunctionMode):
         out = func(*args, **keywords)
         if name == "softmax" and not self._inside:
             self._softmax(args[0] if args else keywords["input"], out)
-        elif name == "dropout" and self.waiting and args and args[0] is self.waiting[-1][0]:
-            self.waiting[-1] = (out, *self.waiting[-1][1:])
+        elif name in _SAME and args and self._waits(args[0]):
+            self.waiting[-1][0].append(out)
         elif name in _PRODUCTS:
             return self._product(name, args, out)
         return out
@@ -188,24 +190,28 @@ class WatchAttention(TorchFunctionMode):
                 continue
             scale = float((row * own).sum() / own.square().sum().clamp_min(1e-30))
             if torch.allclose(row, scale * own, rtol=1e-4, atol=1e-5 * float(row.abs().max())):
-                self.waiting.append((weights, q, k, scale))
+                self.waiting.append(([weights], q, k, scale))
                 break
         else:
-            self.waiting.append((weights, None, None, 1.0))
+            self.waiting.append(([weights], None, None, 1.0))
         self._products.clear()
+
+    def _waits(self, x: Any) -> bool:
+        """Tell whether a tensor is the weights that wait for their values."""
+        return bool(self.waiting) and any(x is one for one in self.waiting[-1][0])
 
     def _product(self, name: str, args: Sequence[Any], out: Tensor) -> Tensor:
         left, right = args[1:3] if name == "einsum" and len(args) == 3 else (*args, None, None)[:2]
         if not isinstance(left, Tensor) or not isinstance(right, Tensor):
             return out
-        if self.waiting and left is self.waiting[-1][0]:
+        if self._waits(left):
             if name == "einsum" and not _is_matrix_product(args[0]):
                 return out
             weights, q, k, scale = self.waiting.pop()
             values = self._by_head(right)
             assert values is not None  # multiplied with weights over all tokens
             if q is None or k is None:
-                return self._keep(out, values, matrix=self._by_head(weights.detach()))
+                return self._keep(out, values, matrix=self._by_head(weights[0].detach()))
             queries, keys = self._by_head(q), self._by_head(k)
             return self._keep(out, values, queries=queries, keys=keys, scale=scale)
         if out.ndim >= 3 and tuple(out.shape[-2:]) == (self.num_tokens, self.num_tokens):

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from g3dvit.errors import MethodError
+from g3dvit.methods.attention import attention_rollout, gradient_rollout
 from g3dvit.methods.frozen_gates import FrozenGateMap, completeness_error, frozen_gate
 from g3dvit.methods.gradients import (
     expected_gradients,
@@ -40,12 +41,14 @@ __all__ = [
     "Method",
     "TokenGradCAM",
     "Weighting",
+    "attention_rollout",
     "cam",
     "completeness_error",
     "expected_gradients",
     "find_method",
     "frozen_gate",
     "gradcam",
+    "gradient_rollout",
     "gradient_x_input",
     "hirescam",
     "hirescam_blocks",

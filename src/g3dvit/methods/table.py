@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from g3dvit.methods.attention import attention_rollout, gradient_rollout
 from g3dvit.methods.frozen_gates import frozen_gate
 from g3dvit.methods.gradients import (
     expected_gradients,
@@ -22,7 +23,7 @@ from g3dvit.methods.tokens import (
     token_gradcam,
 )
 
-Source = Literal["layer", "layers", "linear head", "frozen gates", "input"]
+Source = Literal["layer", "layers", "linear head", "frozen gates", "input", "attention"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,8 @@ class Method:
         In passes, for one score.
     source
         What it needs: one ``"layer"`` (graph from there on), all ``"layers"`` that feed an
-        attention, a ``"linear head"``, a pass with ``"frozen gates"``, or gradients at
-        the ``"input"``.
+        attention, a ``"linear head"``, a pass with ``"frozen gates"``, gradients at
+        the ``"input"``, or every ``"attention"``.
     space
         The finest resolution it gives.
     signed
@@ -260,6 +261,40 @@ METHODS: dict[str, Method] = {
             linear=True,
             complete=True,
             arguments=("references", "samples", "seed"),
+        ),
+        Method(
+            name="attention_rollout",
+            title="attention rollout",
+            function=attention_rollout,
+            equation="R_p = [r (A_L + I)/2 ... (A_1 + I)/2]_p (A_l: mean over heads)",
+            paper="Abnar and Zuidema 2020, Quantifying Attention Flow in Transformers",
+            url="https://doi.org/10.18653/v1/2020.acl-main.385",
+            cost="F, and with a class token F + B for one volume",
+            source="attention",
+            space="token",
+            signed=False,
+            class_specific=False,
+            linear=False,
+            complete=False,
+            arguments=(),
+            units="share of attention",
+        ),
+        Method(
+            name="gradient_rollout",
+            title="gradient rollout",
+            function=gradient_rollout,
+            equation="R_p = [r prod_l (I + mean_h max(A_l * dy/dA_l, 0)) - r]_p",
+            paper="Chefer et al. 2021, Generic Attention-model Explainability",
+            url="https://doi.org/10.1109/ICCV48922.2021.00045",
+            cost="F + B, and with a class token F + B for one volume",
+            source="attention",
+            space="token",
+            signed=False,
+            class_specific=True,
+            linear=False,
+            complete=False,
+            arguments=(),
+            units="attention weighted by its gradient",
         ),
     )
 }

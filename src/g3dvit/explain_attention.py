@@ -1,0 +1,84 @@
+"""Methods that follow attention through the blocks: attention rollout, gradient rollout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from g3dvit import diagnose
+from g3dvit.capture import AttentionPass
+from g3dvit.errors import MethodError
+from g3dvit.explain_context import Context, host
+from g3dvit.methods import attention_rollout, gradient_rollout
+
+
+def explain_attention(batch: Context) -> None:
+    """Explain a batch with every rollout asked for.
+
+    Raises
+    ------
+    MethodError
+        If not every attention is seen, or the head reads neither one token nor a mean.
+    """
+    methods = batch.request.methods
+    if "gradient_rollout" in methods:
+        _explain_gradients(batch)
+    if "attention_rollout" in methods:
+        seen = AttentionPass(batch.run, batch.x, batch.geometry.num_tokens, gradients=False)
+        scores = batch.choose_scores(seen.logits)
+        relevance = attention_rollout(seen.calls, _start(batch, scores.values))
+        _store(batch, "attention_rollout", [relevance] * scores.values.shape[1])
+
+
+def _explain_gradients(batch: Context) -> None:
+    seen = AttentionPass(batch.run, batch.x, batch.geometry.num_tokens)
+    scores = batch.choose_scores(seen.logits)
+    start = _start(batch, scores.values)
+    found = []
+    for number in range(scores.values.shape[1]):
+        gradients = seen.gradients(scores.weights[:, number])
+        # Less the start: what the head reads of a patch token itself is in every one alike.
+        found.append(gradient_rollout(seen.calls, gradients, start) - start)
+    _store(batch, "gradient_rollout", found)
+
+
+def _start(batch: Context, like: Tensor) -> Tensor:
+    """Return how much the head reads of each token, (batch, tokens)."""
+    geometry = batch.geometry
+    start = like.new_zeros((len(batch.x), geometry.num_tokens))
+    first = geometry.num_prefix_tokens
+    if geometry.pooling == "mean of patches":
+        start[:, first : first + geometry.num_patches] = 1 / geometry.num_patches
+    elif geometry.pooling == "mean of all tokens":
+        start[:] = 1 / geometry.num_tokens
+    elif geometry.pooling == "class token":
+        start[:, _class_token(batch)] = 1
+    else:
+        raise MethodError(
+            "a rollout starts at what the head reads, one token or a mean of tokens; how this "
+            "model's head reads its tokens is neither. Use method='frozen_gate'"
+        )
+    return start
+
+
+def _class_token(batch: Context) -> int:
+    """Return which token the head reads: the one whose last attention output has a gradient."""
+    seen = AttentionPass(batch.run, batch.x[:1], batch.geometry.num_tokens)
+    total = torch.zeros(batch.geometry.num_tokens)
+    for output in range(seen.logits.shape[1]):
+        weights = torch.zeros_like(seen.logits)
+        weights[:, output] = 1
+        total += seen.gradients(weights)[-1].norm(dim=3).sum((0, 1)).float().cpu()
+    return int(total.argmax())
+
+
+def _store(batch: Context, name: str, found: list[Tensor]) -> None:
+    first = batch.geometry.num_prefix_tokens
+    patches = [r[:, first : first + batch.geometry.num_patches] for r in found]
+    batch.store(name, [{"relevance": host(batch.grid(p))} for p in patches])
+    shares = [
+        p.abs().amax(1) / r.abs().amax(1).clamp_min(torch.finfo(r.dtype).tiny)
+        for p, r in zip(patches, found, strict=True)
+    ]
+    values = torch.stack(shares).amin(0).tolist()
+    batch.found.checks[name] = [(diagnose.check_empty(value),) for value in values]
