@@ -8,10 +8,10 @@ from captum.attr import LayerGradCam, LayerGradientXActivation
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from g3dvit.errors import MethodError
+from g3dvit.errors import LayerError, MethodError
 from g3dvit.explain import Explainer
 from g3dvit.methods import cam, gradcam, layercam
-from gallery import GALLERY, SHAPE, Block, TinyViT, seeded
+from gallery import GALLERY, SHAPE, Block, Patches, TinyViT, seeded
 from test_methods import drifted, vit
 
 X = torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(4))
@@ -164,3 +164,15 @@ def test_attention_in_one_direction_only_feeds_what_it_reads():
         X, "hirescam", target=0, score="logit", target_layer="blocks.0.norm2"
     )
     torch.testing.assert_close(found.relevance, single.relevance, rtol=1e-3, atol=1e-6)
+
+
+def test_hirescam_blocks_is_refused_where_the_blocks_have_no_norm():
+    model = drifted(seeded(lambda: TinyViT(norm=lambda _: nn.Identity(), embed=NormedPatches()))())
+    explainer = Explainer(model, (1, *SHAPE))
+    with pytest.raises(LayerError, match="no normalisation layer feeds an attention"):
+        explainer.explain(X, "hirescam_blocks")
+
+
+class NormedPatches(nn.Sequential):
+    def __init__(self):
+        super().__init__(Patches(), nn.Linear(24, 12), nn.LayerNorm(12))

@@ -208,6 +208,23 @@ def test_token_gradcam_saves_its_two_halves(tmp_path) -> None:
         np.testing.assert_allclose(maps.volumes[0].data, product, rtol=1e-4, atol=1e-7)
 
 
+def test_other_methods_of_the_table_can_be_asked_for(tmp_path, capsys) -> None:
+    names = ["gradcam", "layercam", "hirescam", "gradient_x_input", "smoothgrad"]
+    run, model = save_planted_run(tmp_path), save_planted_model(tmp_path)
+    source = RunSource(images=(run,), volumes="0:2")
+    result = explain_run(source, model, device="cpu", methods=names, score="probability")
+    assert {maps.method for maps in result.maps} == set(names)
+    for maps in result.maps:
+        assert np.abs(maps.volumes[0].data).max() > 0
+        assert "saturated head" in {check.name for check in maps.summary}
+    units = {maps.method: maps.units for maps in result.maps}
+    assert units["gradcam"] == "probability"
+    assert units["smoothgrad"] == "score per unit of signal"
+    arguments = ["explain", str(run), "-m", str(model), "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--method", "integrated_gradients", "--volumes", "0:1"]) == 1
+    assert "give `references`" in capsys.readouterr().err
+
+
 def test_several_runs_keep_their_own_maps(tmp_path) -> None:
     first = save_planted_run(tmp_path, name="sub-01")
     second = save_planted_run(tmp_path, "LAS", name="sub-02")

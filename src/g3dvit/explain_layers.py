@@ -22,7 +22,7 @@ def explain_blocks(batch: Context) -> None:
     Raises
     ------
     LayerError
-        If no normalisation layer feeds an attention, and none is alive.
+        If no normalisation layer of the blocks feeds an attention, and none is alive.
     """
     geometry = batch.geometry
     names = [layer.name for layer in geometry.layers if layer.num_prefix_tokens is None]
@@ -33,8 +33,8 @@ def explain_blocks(batch: Context) -> None:
     layers = [name for name in wanted if layers_pass.activations(name) is not None]
     if not layers:
         raise LayerError(
-            "no normalisation layer of this model feeds an attention or has gradients that tell "
-            "patches apart; use method='frozen_gate'"
+            "in this model's blocks no normalisation layer feeds an attention or has gradients "
+            "that tell patches apart; use method='hirescam' or 'frozen_gate'"
         )
     start = geometry.num_prefix_tokens
     patches = slice(start, start + geometry.num_patches)

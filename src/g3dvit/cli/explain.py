@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         nargs="+",
         default=["token_gradcam", "frozen_gate"],
-        help="token_gradcam, hirescam, frozen_gate (default: token_gradcam frozen_gate)",
+        help="token_gradcam, frozen_gate (default: these two), gradcam, hirescam, hirescam_blocks, "
+        "layercam, cam, gradient_rollout, attention_rollout, gradient_x_input, smoothgrad",
     )
     what.add_argument(
         "--target",
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--score",
-        choices=["logit", "log_odds"],
+        choices=["logit", "log_odds", "probability"],
         help="the explained value (default: logit for token_gradcam alone, otherwise log_odds)",
     )
     what.add_argument(

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 #: About how many attention weights are looked at in one go.
-_AT_ONCE = 4_000_000
+_AT_ONCE = 500_000
 
 
 class Attention(Protocol):
