@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from g3dvit.evaluate import Localisation, localise
+from g3dvit.report.display import shown_mean
 from g3dvit.run_result import RunResult, worst
 from g3dvit.simulate import HANDS, Anatomy
 
@@ -41,6 +42,8 @@ class Found:
 def find_hands(result: RunResult, anatomy: Anatomy) -> list[Found]:
     """Compare every class mean of a run with what was planted.
 
+    Maps per voxel are smoothed as they are shown (`Display.smooth_mm`).
+
     All class means explain ONE target, here the log-odds of one hand against the other; for the
     other hand the same values with the opposite sign are its evidence.
 
@@ -61,7 +64,9 @@ def find_hands(result: RunResult, anatomy: Anatomy) -> list[Found]:
             on_patches = mean.patch.to_grid(anatomy.grid, interpolation="linear").data
             levels: list[tuple[str, NDArray[np.float32]]] = [("patches", on_patches)]
             if has_voxels(maps.method):
-                levels.append(("voxels", mean.voxel.to_grid(anatomy.grid).data))
+                shown = replace(mean.voxel, data=shown_mean(maps, mean, result.display))
+                smooth = f"voxels, {result.display.smooth_mm:g} mm"
+                levels.append((smooth, shown.to_grid(anatomy.grid).data))
             for level, data in levels:
                 where = localise(
                     sign * data, anatomy.truth(mean.key.group), anatomy.brain, anatomy.grid

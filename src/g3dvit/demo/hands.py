@@ -31,12 +31,13 @@ from g3dvit.outputs import output_folder, write_run
 from g3dvit.run import explain_run
 from g3dvit.run.inputs import open_runs
 from g3dvit.run_result import RunResult
-from g3dvit.simulate import HANDS, SEMI_SYNTHETIC, RunDesign, load_anatomy, write_truth
+from g3dvit.simulate import HANDS, SEMI_SYNTHETIC, Anatomy, RunDesign, load_anatomy, write_truth
 from g3dvit.train import Fitting, LinearDecoder, TrainingReport, load_samples, train_model
 from g3dvit.train.job import LINEAR as TRAINED_LINEAR
 from g3dvit.train.report import balanced_accuracy
 
-FRESH_SUBJECTS = [101, 102]
+FRESH_SUBJECTS = [101, 102, 103]
+FRESH_DESIGN = RunDesign(contrast_to_noise=1.5)  # the model was trained at 1
 SHORT_SUBJECTS = [201, 202]
 METHODS = ("token_gradcam", "frozen_gate")
 
@@ -112,9 +113,19 @@ def demonstrate_hands(
         model, linear = folder / "model" / "model.yaml", folder / "model" / TRAINED_LINEAR
     else:
         check_shipped(recipe)
-    said("Simulating two fresh runs of subjects that the model has not seen (semi-synthetic).")
+    said(
+        f"Simulating {len(FRESH_SUBJECTS)} fresh runs of subjects that the model has not seen "
+        f"(semi-synthetic, contrast-to-noise {FRESH_DESIGN.contrast_to_noise:g})."
+    )
     anatomy = load_anatomy()
-    runs = simulate_runs(folder / "data", seed=seed, subjects=FRESH_SUBJECTS, progress=progress)
+    runs = simulate_runs(
+        folder / "data",
+        seed=seed,
+        subjects=FRESH_SUBJECTS,
+        anatomy=anatomy,
+        design=FRESH_DESIGN,
+        progress=progress,
+    )
     write_truth(folder / "truth", anatomy)
     source = hands_source(runs)
     said("Explaining every task volume with token Grad-CAM and with frozen gates.")
@@ -135,7 +146,7 @@ def demonstrate_hands(
     every = np.arange(len(samples))
     decided = LinearDecoder.load(linear).predict(samples, every)
     said("Training a model on a few volumes only, to show that training works.")
-    short = _train_shortly(folder, seed, progress)
+    short = _train_shortly(folder, anatomy, seed, progress)
     return HandsReport(
         folder=folder,
         result=result,
@@ -147,7 +158,9 @@ def demonstrate_hands(
     )
 
 
-def _train_shortly(folder: Path, seed: int, progress: Progress | None) -> TrainingReport:
+def _train_shortly(
+    folder: Path, anatomy: Anatomy, seed: int, progress: Progress | None
+) -> TrainingReport:
     """Train for a few epochs on one subject and test on another."""
     recipe = load_recipe()
     with TemporaryDirectory(dir=folder, prefix=".training-data-") as data:
@@ -155,6 +168,7 @@ def _train_shortly(folder: Path, seed: int, progress: Progress | None) -> Traini
             Path(data),
             seed=seed,
             subjects=SHORT_SUBJECTS,
+            anatomy=anatomy,
             design=RunDesign(blocks_per_hand=2),
             progress=progress,
         )

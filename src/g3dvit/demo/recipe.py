@@ -19,7 +19,15 @@ import yaml
 from g3dvit.errors import WeightsError
 from g3dvit.prepare import Preparation
 from g3dvit.run.inputs import RunSource
-from g3dvit.simulate import HANDS, RunDesign, RunFiles, load_anatomy, subject_name, write_run
+from g3dvit.simulate import (
+    HANDS,
+    Anatomy,
+    RunDesign,
+    RunFiles,
+    load_anatomy,
+    subject_name,
+    write_run,
+)
 from g3dvit.train import Fitting, TrainingReport, train_model
 
 Progress = Callable[[int, int, str], None]
@@ -114,11 +122,12 @@ def simulate_runs(
     seed: int,
     subjects: list[int],
     runs_per_subject: int = 1,
+    anatomy: Anatomy | None = None,
     design: RunDesign | None = None,
     progress: Progress | None = None,
 ) -> list[RunFiles]:
     """Write simulated runs of several subjects."""
-    anatomy = load_anatomy()
+    anatomy = load_anatomy() if anatomy is None else anatomy
     wanted = [(s, run + 1) for s in subjects for run in range(runs_per_subject)]
     written = []
     for done, (subject, run) in enumerate(wanted):

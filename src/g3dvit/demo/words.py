@@ -23,7 +23,7 @@ def hands_words(report: HandsReport) -> list[str]:
         "Left-hand blocks activate the RIGHT motor cortex, right-hand blocks the LEFT; both",
         "activate visual cortex equally, which says nothing about the hand.",
         "",
-        f"Held-out balanced accuracy, {n} volumes of two fresh subjects:",
+        f"Held-out balanced accuracy, {n} volumes of fresh subjects:",
         f"  3D ViT {report.accuracy:.2f}    linear decoder {report.linear_accuracy:.2f}",
     ]
     if report.retrained is not None:
