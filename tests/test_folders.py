@@ -140,3 +140,19 @@ def test_another_process_that_was_quicker_wins(tmp_path):
         write(tmp_path / "out", "quicker")
     assert (tmp_path / "out" / "maps" / "a.txt").read_text() == "quicker"
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_below_a_file_is_refused_before_the_work(tmp_path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match=r"because .*file is a file; name another folder"):
+        check_output(tmp_path / "file" / "out")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_place_is_refused_before_the_work(tmp_path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OutputError, match="is read-only for you"):
+            check_output(tmp_path / "out")
+    finally:
+        tmp_path.chmod(0o700)

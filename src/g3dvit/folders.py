@@ -49,6 +49,12 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
         If something is there that may not be replaced.
     """
     path = Path(path).expanduser().resolve()
+    there = next(parent for parent in (path.parent, *path.parent.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{path} cannot be written, because {there} is "
+            f"{'read-only for you' if there.is_dir() else 'a file'}; name another folder"
+        )
     if not path.exists():
         return path
     if not path.is_dir():

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,15 @@ def model_name(description: ModelDescription) -> str:
 
 def weights_hash(description: ModelDescription) -> str:
     """Return the SHA-256 of the weights file; empty where there is none."""
-    return hash_file(description.weights) if description.weights else ""
+    if description.weights is None:
+        return ""
+    return _hash_once(description.weights, description.weights.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _hash_once(path: Path, _changed_ns: int) -> str:
+    """Hash a file once, and again only after it has changed."""
+    return hash_file(path)
 
 
 def model_summary(
