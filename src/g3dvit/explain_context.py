@@ -99,14 +99,16 @@ class Context:
 
     def choose_scores(self, logits: Tensor) -> Scores:
         """Choose the targets of each volume, and note logits and scores once."""
-        if self.chosen is None and not isinstance(self.request.score, str):
-            self.chosen = (("score",),) * len(logits)
-        elif self.chosen is None:
+        chosen = self.chosen
+        if chosen is None and not isinstance(self.request.score, str):
+            chosen = (("score",),) * len(logits)
+        elif chosen is None:
             names = self.request.class_names
-            self.chosen = choose(self.request.targets, logits, names, self.labels)
-        scores = score_batch(self.chosen, logits, self.request.score)
+            chosen = choose(self.request.targets, logits, names, self.labels)
+        self.chosen = chosen
+        scores = score_batch(chosen, logits, self.request.score)
         if self.result is None:
-            self.result = BatchResult(host(logits), host(scores.values), self.chosen)
+            self.result = BatchResult(host(logits), host(scores.values), chosen)
         return scores
 
     def store(self, name: str, per_target: Sequence[Maps]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from g3dvit import diagnose
 from g3dvit.capture import InputPass, first_output
+from g3dvit.checks import Check
 from g3dvit.errors import MethodError
 from g3dvit.explain_context import Context, host
 from g3dvit.explanation import Maps
@@ -136,7 +137,9 @@ def _store(batch: Context, name: str, voxels: Tensor, errors: Tensor | None) -> 
     batch.store(name, maps)
     cancelling = torch.stack(shares).amin(0).tolist()
     dtype = batch.x.dtype
-    rows = [(diagnose.check_cancelling(value, dtype),) for value in cancelling]
+    rows: list[tuple[Check, ...]] = [
+        (diagnose.check_cancelling(value, dtype),) for value in cancelling
+    ]
     if errors is not None:
         worst = errors.amax(1).tolist()
         rows = [(*row, diagnose.check_path(error)) for row, error in zip(rows, worst, strict=True)]

@@ -193,7 +193,7 @@ class PatchGrid:
     @property
     def patch_sizes_mm(self) -> NDArray[np.float64]:
         """Edges of one patch, (3,), in mm."""
-        return self.volume.voxel_sizes * np.asarray(self.patch_size)
+        return np.asarray(self.volume.voxel_sizes * np.asarray(self.patch_size), dtype=np.float64)
 
     def to_image_grid(self) -> ImageGrid:
         """Return the grid on which every patch is one voxel, at the patch's centre."""

@@ -228,8 +228,9 @@ def explain_image(
 
 def _weightings(weighting: str | Sequence[str], methods: Sequence[str]) -> str | Sequence[str]:
     """Return weightings as a sequence where a method has them, so that results have that axis."""
-    alone = isinstance(weighting, str) and weighting != "all"
-    return [weighting] if alone and "token_gradcam" in methods else weighting
+    if isinstance(weighting, str) and weighting != "all" and "token_gradcam" in methods:
+        return [weighting]
+    return weighting
 
 
 def _single_maps(found: MapSet) -> Iterator[RelevanceMap]:
