@@ -100,11 +100,11 @@ class Context:
     def choose_scores(self, logits: Tensor) -> Scores:
         """Choose the targets of each volume, and note logits and scores once."""
         chosen = self.chosen
-        if chosen is None and not isinstance(self.request.score, str):
+        if chosen is None:
             chosen = (("score",),) * len(logits)
-        elif chosen is None:
-            names = self.request.class_names
-            chosen = choose(self.request.targets, logits, names, self.labels)
+            if isinstance(self.request.score, str):
+                names = self.request.class_names
+                chosen = choose(self.request.targets, logits, names, self.labels)
         self.chosen = chosen
         scores = score_batch(chosen, logits, self.request.score)
         if self.result is None:
