@@ -97,14 +97,14 @@ class Context:
         assert self.result is not None  # every family begins with `choose_scores`
         return self.result
 
+    def _choose_targets(self, logits: Tensor) -> tuple[tuple[Chosen, ...], ...]:
+        if not isinstance(self.request.score, str):
+            return (("score",),) * len(logits)
+        return choose(self.request.targets, logits, self.request.class_names, self.labels)
+
     def choose_scores(self, logits: Tensor) -> Scores:
         """Choose the targets of each volume, and note logits and scores once."""
-        chosen = self.chosen
-        if chosen is None:
-            chosen = (("score",),) * len(logits)
-            if isinstance(self.request.score, str):
-                names = self.request.class_names
-                chosen = choose(self.request.targets, logits, names, self.labels)
+        chosen = self.chosen or self._choose_targets(logits)
         self.chosen = chosen
         scores = score_batch(chosen, logits, self.request.score)
         if self.result is None:
