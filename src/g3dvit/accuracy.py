@@ -81,7 +81,7 @@ def model_at_chance(
         Its value is the lower end of the 95 % interval of the balanced accuracy. It warns where
         nothing can be said: no labels, or labels of one class only.
     """
-    name, chance = "model at chance", 1 / num_classes
+    name, chance = "better than chance", 1 / num_classes
     pairs = [
         (int(p), int(label), None if units is None else units[n])
         for n, (p, label) in enumerate(zip(predictions or (), labels or (), strict=True))

@@ -5,20 +5,20 @@ neuroscientist. A failed check marks a map, it never withholds it. Terms: for pa
 feature d, ``a_pd`` are activations and ``g_pd`` gradients at the target layer; ``u`` is the
 rounding unit of the type the model computes in (6e-8 in float32, 4e-3 in bf16).
 
-=================  =========================================================  ========  =======
-check              measured                                                   fails at  warns at
-=================  =========================================================  ========  =======
-dead gradient      max_p |g_p| / max_t |g_t| over all tokens t                < 1e-6    < 1e-3
-uniform gradient   |G - mean_p g_p| / |G|                                     < 1e-4    < 1e-2
-empty map          max_p |R_p| / max(max_p |R_p|, |prefix|, |bias|)           < 1e-6    < 1e-3
-centring           sqrt(D) * median_p |sum_d a_pd| / sum_d |a_pd|             < 100 u   < 0.1
-discarded share    median_p (sum_d gamma_d g_pd)^2 / (D |gamma g_p|^2)        -         -
-float64 agreement  Spearman correlation of float32 and float64 patch scores   < 0.95    < 0.99
-saturated head     distance of an explained probability from 0 and 1          < 1e-6    < 1e-3
-cancelling voxels  sum_p |R_p| / sum_v |R_v|                                  < 100 u   < 1e-3
-completeness       |sum of shares - score| / max(|score|, sum |R|)            > 0.05    > 0.01
-model at chance    lower end of the interval of the balanced accuracy         <= chance -
-=================  =========================================================  ========  =======
+==================  =========================================================  ========  =======
+check               measured                                                   fails at  warns at
+==================  =========================================================  ========  =======
+dead gradient       max_p |g_p| / max_t |g_t| over all tokens t                < 1e-6    < 1e-3
+uniform gradient    |G - mean_p g_p| / |G|                                     < 1e-4    < 1e-2
+empty map           max_p |R_p| / max(max_p |R_p|, |prefix|, |bias|)           < 1e-6    < 1e-3
+centring            sqrt(D) * median_p |sum_d a_pd| / sum_d |a_pd|             < 100 u   < 0.1
+discarded share     median_p (sum_d gamma_d g_pd)^2 / (D |gamma g_p|^2)        -         -
+float64 agreement   Spearman correlation of float32 and float64 patch scores   < 0.95    < 0.99
+saturated head      distance of an explained probability from 0 and 1          < 1e-6    < 1e-3
+cancelling voxels   sum_p |R_p| / sum_v |R_v|                                  < 100 u   < 1e-3
+completeness        |sum of shares - score| / max(|score|, sum |R|)            > 0.05    > 0.01
+better than chance lower end of the interval of the balanced accuracy         <= chance -
+==================  =========================================================  ========  =======
 
 A centring of 0.8 is that of random features; a layer normalisation with unit weights and no bias
 gives 2 to 5 u. The discarded share is the part of the gradient that a layer normalisation's own

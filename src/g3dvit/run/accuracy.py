@@ -48,7 +48,7 @@ def accuracy_check(
     described = described_accuracy(description, len(class_names))
     if described is None and trained:
         return Check(
-            "model at chance",
+            "better than chance",
             math.nan,
             None,
             1 / len(class_names),
@@ -73,9 +73,9 @@ def described_accuracy(description: ModelDescription, num_classes: int) -> Check
     )
     if low <= chance:
         sentence = f"This model cannot be told from chance, so its maps show nothing ({facts})."
-        return Check("model at chance", low, None, chance, "fail", sentence)
+        return Check("better than chance", low, None, chance, "fail", sentence)
     return Check(
-        "model at chance", low, None, chance, "pass", f"This model is better than chance ({facts})."
+        "better than chance", low, None, chance, "pass", f"This model is better than chance ({facts})."
     )
 
 
