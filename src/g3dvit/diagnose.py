@@ -17,7 +17,7 @@ float64 agreement   Spearman correlation of float32 and float64 patch scores   <
 saturated head      distance of an explained probability from 0 and 1          < 1e-6    < 1e-3
 cancelling voxels   sum_p |R_p| / sum_v |R_v|                                  < 100 u   < 1e-3
 completeness        |sum of shares - score| / max(|score|, sum |R|)            > 0.05    > 0.01
-better than chance lower end of the interval of the balanced accuracy         <= chance -
+better than chance  lower end of the interval of the balanced accuracy         <= chance -
 ==================  =========================================================  ========  =======
 
 A centring of 0.8 is that of random features; a layer normalisation with unit weights and no bias

@@ -75,7 +75,12 @@ def described_accuracy(description: ModelDescription, num_classes: int) -> Check
         sentence = f"This model cannot be told from chance, so its maps show nothing ({facts})."
         return Check("better than chance", low, None, chance, "fail", sentence)
     return Check(
-        "better than chance", low, None, chance, "pass", f"This model is better than chance ({facts})."
+        "better than chance",
+        low,
+        None,
+        chance,
+        "pass",
+        f"This model is better than chance ({facts}).",
     )
 
 
