@@ -459,11 +459,12 @@ def test_absent_file(tmp_path) -> None:
         ("run.nii.gz", b""),
         ("run.nii", b""),
         ("run.nii.gz", b"this is not gzip" * 40),
-        ("run.nii.gz", gzip.compress(b"no header" * 100)),
+        ("run.nii.gz", gzip.compress(b"no header" * 100, mtime=0)),
         ("run.txt", b"hello"),
         ("run.nii", b"\0" * 400),
         ("run.mgz", b"\x1f\x8b broken"),
     ],
+    ids=["empty-gz", "empty", "no-gzip", "no-header", "text", "zeros", "broken-mgz"],
 )
 def test_files_of_another_kind(tmp_path, name, content) -> None:
     (tmp_path / name).write_bytes(content)
