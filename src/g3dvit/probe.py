@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from g3dvit.capture import guest, unwrap
+from g3dvit.capture import guest, substituted, unwrap
 from g3dvit.errors import G3DError, GeometryError
 from g3dvit.geometry import Geometry
 from g3dvit.probe_layers import Pass, bounded_note, find_pooling, layers_from, record_pass
@@ -143,12 +142,14 @@ def _first_pass(network: nn.Module, textures: Textures, also: Sketches, seed: in
 def _without_zeros(network: nn.Module, seed: int) -> Callable[[Tensor], Any]:
     """Return a call of the model in which parameters that are all zero are small random numbers."""
     generator = torch.Generator().manual_seed(seed)
-    filled = {
-        name: (0.02 * torch.randn(p.shape, generator=generator)).to(p)
-        for name, p in network.named_parameters()
-        if p.is_floating_point() and not bool(p.any())
-    }
-    return lambda x: functional_call(network, filled, (x,))
+    parameters = {p.data_ptr() for p in network.parameters() if p.is_floating_point()}
+
+    def filled(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in parameters or bool(tensor.any()):
+            return tensor
+        return (0.02 * torch.randn(tensor.shape, generator=generator)).to(tensor)
+
+    return substituted(network, filled)
 
 
 def _notes(passes: Sequence[Pass], tokens: TokenMap, default: str, *, num_layers: int) -> list[str]:

@@ -4,6 +4,7 @@
 was, after an exception and Ctrl-C too. `watch_layer` cuts the graph at one layer, so that it
 begins there; `frozen_gates` is the function mode under which a transformer becomes affine in its
 input; `LayerPass` and `FrozenPass` run a model once under either, for any number of scores.
+`KeptTokens` runs a model on some of its patches, the tokens of the others really gone.
 `g3dvit.capture.tokens` watches every tensor, for probing.
 
 Nothing here knows a class of a foreign model library, or does the arithmetic of a method.
@@ -13,8 +14,9 @@ from __future__ import annotations
 
 from g3dvit.capture.attention import AttentionCall, AttentionPass
 from g3dvit.capture.gates import Constant, FrozenGates, PatchNorm, TokenPoint, frozen_gates
-from g3dvit.capture.guest import clean_input, guest, unwrap, wider
+from g3dvit.capture.guest import clean_input, guest, substituted, unwrap, wider
 from g3dvit.capture.input_pass import InputPass
+from g3dvit.capture.kept_tokens import KeptTokens
 from g3dvit.capture.layers import LayerRecord, watch_layer
 from g3dvit.capture.layers_pass import LayersPass
 from g3dvit.capture.outputs import as_tokens, first_output, token_axes
@@ -27,6 +29,7 @@ __all__ = [
     "FrozenGates",
     "FrozenPass",
     "InputPass",
+    "KeptTokens",
     "LayerPass",
     "LayerRecord",
     "LayersPass",
@@ -37,6 +40,7 @@ __all__ = [
     "first_output",
     "frozen_gates",
     "guest",
+    "substituted",
     "token_axes",
     "unwrap",
     "watch_layer",

@@ -225,8 +225,27 @@ def wider(model: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Any]:
     dtype
         Of the copies of floating-point tensors.
     """
-    state = {
-        name: tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
-    return lambda x: functional_call(model, state, (x,))
+    return substituted(model, lambda t: t.to(dtype) if t.is_floating_point() else t)
+
+
+def substituted(model: nn.Module, change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:
+    """Return a call of a model with other parameters and buffers in place of its own.
+
+    Parameters
+    ----------
+    model
+        Is left as it is.
+    change
+        From a parameter or buffer, detached, to what takes its place.
+    """
+    state: dict[str, Tensor] = {}
+    made: dict[int, Tensor] = {}
+    # One entry for each slot of each module object. Left to itself, `functional_call` fills a
+    # slot once for every name that leads to it, and then does not put back what was there.
+    for path, module in model.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                if id(tensor) not in made:
+                    made[id(tensor)] = change(tensor.detach())
+                state[f"{path}.{name}".lstrip(".")] = made[id(tensor)]
+    return lambda x: functional_call(model, state, (x,), tie_weights=False)
