@@ -15,6 +15,7 @@ from g3dvit.benchmark import (
     ROWS,
     MapSettings,
     ModelRecipe,
+    ModelSettings,
     Part,
     RunSettings,
     all_cases,
@@ -29,8 +30,9 @@ from g3dvit.benchmark import (
 )
 from g3dvit.benchmark import models as models_module
 from g3dvit.benchmark.cases import Case
-from g3dvit.benchmark.maps import upsample
-from g3dvit.benchmark.metrics import average_precision, patch_auc
+from g3dvit.benchmark.maps import SLOW_ROWS
+from g3dvit.benchmark.metrics import average_precision, patch_metrics
+from g3dvit.benchmark.model_maps import upsample
 from g3dvit.benchmark.models import build_model
 from g3dvit.benchmark.removal import log_odds, removal_gain, single_removal
 from g3dvit.benchmark.table import nested_interval
@@ -215,7 +217,7 @@ def test_a_volume_without_truth_has_no_numbers() -> None:
     assert all(np.isnan(v) for v in volume_metrics(numbers_map(), drawn, 0, (4, 4, 5)).values())
 
 
-def test_patch_auc_equals_a_slow_loop() -> None:
+def test_patch_metrics_equal_a_slow_loop() -> None:
     drawn, values = planted(), numbers_map().astype(float)
     inside = drawn.mask & ~drawn.ignored[0]
     means, present = [], []
@@ -230,7 +232,13 @@ def test_patch_auc_equals_a_slow_loop() -> None:
         for b, q in zip(means, present, strict=True)
         if not q
     ]
-    assert patch_auc(values, drawn.used[0], inside, (4, 4, 5)) == pytest.approx(np.mean(pairs))
+    found = patch_metrics(values, drawn.used[0] & inside, inside, (4, 4, 5))
+    assert found["patch_auc"] == pytest.approx(np.mean(pairs))
+    assert found["patch_pointing"] == present[int(np.argmax(means))]
+    order = np.argsort(means)[::-1]
+    hits = np.array(present)[order]
+    precision = [hits[: n + 1].mean() for n in range(len(hits)) if hits[n]]
+    assert found["patch_ap"] == pytest.approx(np.mean(precision))
 
 
 def test_upsampled_patches_keep_their_values_at_their_centres() -> None:
@@ -304,13 +312,14 @@ def test_the_table_says_what_was_run() -> None:
 # -- the whole -------------------------------------------------------------------------------
 def test_a_case_is_run_once_and_every_row_has_numbers(tmp_path: Path) -> None:
     case = Case("tiny", TINY, "quick")
-    settings = RunSettings(MapSettings(shifts=8), n_test=6, n_slow=3)
+    settings = RunSettings(MapSettings(model=ModelSettings(8, samples=2), n_slow=3), n_test=6)
     talk: list[str] = []
     first = run_case(case, 0, settings, folder=tmp_path, cache=tmp_path, talk=talk.append)
     assert len(talk) == TINY.epochs + 1
     assert set(first.values) == set(ROWS)
     for row in ROWS:
-        assert np.isfinite(first.values[row]["auc"]).sum() >= 5
+        asked = 3 if row in SLOW_ROWS else 6
+        assert np.isfinite(first.values[row]["auc"]).sum() >= asked - 1
         assert np.isfinite(first.values[row]["relative_srg"]).sum() == 3
     assert 0 <= first.kept["shift_averaged"] <= 8
     again = run_case(case, 0, settings, folder=tmp_path, cache=tmp_path, talk=talk.append)

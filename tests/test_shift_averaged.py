@@ -14,6 +14,7 @@ from g3dvit.methods.shift_averaged import (
     shift_averaged,
     shift_volume,
     spread,
+    spread_signed,
 )
 
 SHAPE, GRID = (4, 6, 10), (2, 2, 2)
@@ -165,3 +166,25 @@ def test_impossible_shifts_are_refused() -> None:
         shift_averaged(volumes(), Toy(), [(0, 6, 0)], (2, 3, 4))
     with pytest.raises(MethodError, match="one or more"):
         shift_averaged(volumes(), Toy(), [], (2, 3, 4))
+
+
+def test_signed_spreading_equals_a_slow_loop_and_conserves() -> None:
+    found = Toy()(volumes(2))
+    fine = spread_signed(found.relevance, found.voxels)
+    for n in range(2):
+        for patch in np.ndindex(*GRID):
+            box = tuple(slice(p * e, (p + 1) * e) for p, e in zip(patch, EDGES, strict=True))
+            relevance = float(found.relevance[n][patch])
+            weights = np.maximum(found.voxels[n].numpy()[box], 0)
+            even = np.full(EDGES, relevance / 30)
+            expected = even if relevance <= 0 else relevance * weights / weights.sum()
+            np.testing.assert_allclose(fine[n].numpy()[box], expected, rtol=1e-12)
+        torch.testing.assert_close(slow_patch_sums(fine[n].numpy()), found.relevance[n])
+
+
+def test_signed_averages_keep_what_speaks_against() -> None:
+    x, shifts = volumes(), [(0, 0, 0), (1, 0, -2), (-1, 2, 3)]
+    signed = shift_averaged(x, Toy(), shifts, (2, 3, 4), signed=True).voxels
+    assert (signed < 0).any()
+    only = shift_averaged(x, Toy(), [(0, 0, 0)], (2, 3, 4), signed=True)
+    torch.testing.assert_close(only.relevance, Toy()(x).relevance)

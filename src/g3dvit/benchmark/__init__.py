@@ -9,6 +9,7 @@ from __future__ import annotations
 from g3dvit.benchmark.cases import Case, all_cases, find_cases
 from g3dvit.benchmark.maps import ROWS, MapSettings, make_maps
 from g3dvit.benchmark.metrics import METRICS, volume_metrics
+from g3dvit.benchmark.model_maps import ModelSettings
 from g3dvit.benchmark.models import ModelRecipe, TrainedModel, default_cache, trained_model
 from g3dvit.benchmark.report import write_report
 from g3dvit.benchmark.run import Part, RunSettings, run_case
@@ -21,6 +22,7 @@ __all__ = [
     "Line",
     "MapSettings",
     "ModelRecipe",
+    "ModelSettings",
     "Part",
     "RunSettings",
     "TrainedModel",

@@ -11,13 +11,22 @@ import numpy as np
 from g3dvit.benchmark.files import write_whole
 from g3dvit.benchmark.maps import ROWS, MapSettings, make_maps
 from g3dvit.benchmark.metrics import METRICS
+from g3dvit.benchmark.model_maps import ModelSettings
 from g3dvit.benchmark.models import TrainedModel
 from g3dvit.benchmark.run import held_out
 from g3dvit.benchmark.table import Line
 from g3dvit.explain import Explainer
 
 #: What the figure of maps shows.
-SHOWN = ("token_gradcam", "hirescam", "frozen_gate_content", "frozen_gate_voxels", "shift_averaged")
+SHOWN = (
+    "token_gradcam",
+    "hirescam",
+    "frozen_gate_content",
+    "frozen_gate_voxels",
+    "frozen_gate_fine",
+    "shift_averaged",
+    "shift_averaged_signed",
+)
 _NUMBERS = ("auc", "ap", "pointing")
 
 
@@ -49,7 +58,9 @@ def draw_numbers(lines: Sequence[Line], path: Path) -> None:
     _save(figure, path)
 
 
-def draw_maps(trained: TrainedModel, path: Path, *, volumes: int = 3, shifts: int = 27) -> None:
+def draw_maps(
+    trained: TrainedModel, path: Path, settings: ModelSettings, *, volumes: int = 3
+) -> None:
     """Draw what the model saw and the maps of some methods, for the first held-out volumes.
 
     Each slice goes through the middle of the truth, whose outline is drawn; the distractor's is
@@ -57,7 +68,9 @@ def draw_maps(trained: TrainedModel, path: Path, *, volumes: int = 3, shifts: in
     """
     drawn = held_out(trained.recipe, volumes)
     explainer = Explainer(trained.model, (1, *drawn.mask.shape))
-    maps = make_maps(explainer, drawn, MapSettings(rows=SHOWN, shifts=shifts))
+    maps = make_maps(
+        explainer, drawn, MapSettings(rows=SHOWN, model=settings), references=drawn.volumes
+    )
     figure = _figure()(figsize=(1.7 * (len(SHOWN) + 1), 1.75 * volumes), layout="constrained")
     axes = figure.subplots(volumes, len(SHOWN) + 1, squeeze=False)
     for n, panels in enumerate(axes):

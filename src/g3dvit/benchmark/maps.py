@@ -9,18 +9,16 @@ knows no model.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
-from torch import Tensor
 
+from g3dvit.benchmark.model_maps import ModelMaps, ModelSettings
 from g3dvit.errors import MethodError
-from g3dvit.explain import Explainer, Explanation
-from g3dvit.methods.shift_averaged import ShiftInputs, choose_shifts, shift_averaged
+from g3dvit.explain import Explainer
 from g3dvit.phantoms import PhantomVolumes
 
 #: Every row, in the order of the table.
@@ -40,10 +38,21 @@ ROWS: dict[str, str] = {
     "frozen_gate_content": "frozen gates, content per patch",
     "frozen_gate": "frozen gates, content and position per patch",
     "frozen_gate_voxels": "frozen gates, per voxel",
-    "shift_averaged": "shift-averaged, 27 shifts",
+    "frozen_gate_fine": "frozen gates, patches spread over their voxels",
+    "shift_averaged": "shift-averaged, positive",
+    "shift_averaged_signed": "shift-averaged, signed",
+    "attention_rollout": "attention rollout",
+    "gradient_rollout": "gradient rollout",
+    "gradient_x_input": "gradient x input, per voxel",
+    "smoothgrad": "SmoothGrad, per voxel",
+    "integrated_gradients": "integrated gradients from the mean training volume",
+    "expected_gradients": "expected gradients from training volumes",
+    "token_removal": "removing single tokens (the causal reference)",
 }
 BASELINES = ("random", "smoothed_random", "input", "edges")
 SEED_ROW = "token_gradcam"
+#: Rows of more than 64 passes: made for the first volumes only.
+SLOW_ROWS = ("token_removal",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +65,16 @@ class MapSettings:
         Which.
     smoothing_vox
         Standard deviation of the Gaussian that every map gets, in voxels.
-    shifts
-        Number of shifts of the shift-averaged map.
-    batch_size
-        Volumes at a time.
+    model
+        How the model is asked.
+    n_slow
+        Volumes for the rows of more than 64 passes.
     """
 
     rows: tuple[str, ...] = tuple(ROWS)
     smoothing_vox: float = 1.2
-    shifts: int = 27
-    batch_size: int = 20
+    model: ModelSettings = ModelSettings()  # noqa: RUF009 - a frozen value
+    n_slow: int = 50
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -80,7 +89,7 @@ class RowMaps:
     Parameters
     ----------
     maps : (n, i, j, k)
-        Smoothed, signed, float32.
+        Smoothed, signed, float32; fewer than the volumes for slow rows.
     seconds
         Per volume; methods that share passes each count them.
     kept
@@ -93,18 +102,25 @@ class RowMaps:
 
 
 def make_maps(
-    explainer: Explainer, drawn: PhantomVolumes, settings: MapSettings, *, seed: int = 0
+    explainer: Explainer,
+    drawn: PhantomVolumes,
+    settings: MapSettings,
+    *,
+    references: NDArray[np.float32],
+    seed: int = 0,
 ) -> dict[str, RowMaps]:
-    """Return the maps of every row for the true class of every volume.
+    """Return the maps of every row for the class of every volume.
 
     Parameters
     ----------
     explainer
         Of the model.
     drawn
-        The volumes.
+        The volumes, and in `labels` the class that is explained of each.
     settings
         Which rows and how.
+    references : (n, i, j, k)
+        Training volumes, for the rows that compare with them.
     seed
         Of the random rows.
     """
@@ -120,87 +136,18 @@ def make_maps(
         np.stack([gaussian_gradient_magnitude(v, 1.0) for v in drawn.volumes]),
         None,
     )
+    model = ModelMaps(explainer, drawn, settings.model, references)
     for row in ROWS:
         if row not in makers:
-            makers[row] = lambda row=row: _of_model(row, explainer, drawn, settings)  # type: ignore[misc]
+            count = settings.n_slow if row in SLOW_ROWS else len(drawn)
+            makers[row] = lambda row=row, count=count: model.make(row, count)  # type: ignore[misc]
     found = {}
     for row in settings.rows:
         began = time.perf_counter()
         maps, kept = makers[row]()
-        seconds = (time.perf_counter() - began) / len(drawn)
+        seconds = (time.perf_counter() - began) / max(len(maps), 1)
         found[row] = RowMaps(_smooth(maps, settings.smoothing_vox), seconds, kept)
     return found
-
-
-def _of_model(
-    row: str, explainer: Explainer, drawn: PhantomVolumes, settings: MapSettings
-) -> tuple[NDArray[np.float32], float | None]:
-    x = torch.from_numpy(drawn.volumes)[:, None]
-    labels = drawn.labels.tolist()
-    if row == "shift_averaged":
-        parts = [
-            _shifted(explainer, x[s], labels[s], settings.shifts)
-            for s in _batches(len(x), settings.batch_size)
-        ]
-        return np.concatenate([maps for maps, _ in parts]), float(
-            np.concatenate([kept for _, kept in parts]).mean()
-        )
-    method = row.removesuffix("_voxels").removesuffix("_content")
-    weighting = "mean"
-    if method.startswith("token_gradcam_"):
-        method, weighting = "token_gradcam", method.removeprefix("token_gradcam_")
-    result = explainer.explain(
-        x,
-        method,
-        target="label",
-        labels=labels,
-        score="log_odds",
-        weighting=weighting,
-        batch_size=settings.batch_size,
-    )
-    if row == "frozen_gate_voxels":
-        return _voxels(result), None
-    tokens = result.content if row == "frozen_gate_content" else result.relevance
-    assert tokens is not None  # frozen gates always give the content
-    return upsample(tokens, drawn.mask.shape), None
-
-
-def _voxels(result: Explanation) -> NDArray[np.float32]:
-    assert result.voxel_relevance is not None  # frozen gates always give voxels
-    return np.asarray(result.voxel_relevance.numpy(), dtype=np.float32)
-
-
-def _shifted(
-    explainer: Explainer, x: Tensor, labels: Sequence[int], count: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    def explain(moved: Tensor) -> ShiftInputs:
-        result = explainer.explain(
-            moved,
-            "frozen_gate",
-            target="label",
-            labels=labels,
-            score="log_odds",
-            batch_size=len(moved),
-        )
-        assert result.voxel_relevance is not None  # frozen gates always give voxels
-        return ShiftInputs(result.logits.argmax(1), result.relevance, result.voxel_relevance)
-
-    geometry = explainer.geometry
-    axes = [axis + 1 for axis in geometry.spatial_axes]
-    found = shift_averaged(x, explain, choose_shifts(count, geometry.patch_size), axes)
-    return np.asarray(found.voxels.numpy(), dtype=np.float32), found.kept.numpy()
-
-
-def _batches(n: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
-
-
-def upsample(tokens: Tensor, shape: Sequence[int]) -> NDArray[np.float32]:
-    """Interpolate values at patch centres linearly to voxels, (n, gi, gj, gk) to (n, i, j, k)."""
-    fine = torch.nn.functional.interpolate(
-        tokens[:, None].float(), size=tuple(shape), mode="trilinear", align_corners=False
-    )
-    return np.asarray(fine[:, 0].numpy(), dtype=np.float32)
 
 
 def _smooth(maps: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:

@@ -41,19 +41,26 @@ METRICS: dict[str, Metric] = {
         Metric("pointing", "pointing", "share of volumes whose highest voxel is in the truth"),
         Metric("mass", "mass", "share of the positive mass in the truth over its volume share"),
         Metric("patch_auc", "patch AUC", "a patch with truth is above a patch without; chance .5"),
+        Metric("patch_ap", "patch AP", "average precision of patches with truth"),
+        Metric(
+            "patch_pointing", "patch pointing", "share of volumes whose highest patch has truth"
+        ),
         Metric("associated_auc", "AUC assoc.", "AUC for the voxels that differ between classes"),
         Metric("distractor_auc", "distr. AUC", "distractor against places as far off; aim .5"),
         Metric("distractor_mass", "distr. mass", "the distractor's mass over its volume share"),
         Metric("peak_mm", "peak error", "from the highest voxel to the truth, in mm"),
         Metric("beats_seed", "beats seed", "share of volumes with a higher AUC than the seed map"),
+        Metric("beats_seed_ap", "beats seed, AP", "share with a higher AP than the seed map"),
         Metric("srg", "SRG", "score kept when removing the lowest first, less the highest first"),
         Metric("relative_srg", "rel. SRG", "SRG from random (0) to single token removal (1)"),
+        Metric("other_input", "other input", "Spearman's rho with the map of another such volume"),
+        Metric("other_class", "other class", "rho with the same volume's map for the next class"),
     )
 }
 
 #: Those that `volume_metrics` gives.
 PER_MAP = (
-    *("auc", "ap", "pointing", "mass", "patch_auc"),
+    *("auc", "ap", "pointing", "mass", "patch_auc", "patch_ap", "patch_pointing"),
     *("associated_auc", "distractor_auc", "distractor_mass", "peak_mm"),
 )
 
@@ -90,7 +97,7 @@ def volume_metrics(
         "pointing": float(distance < 1e-6),
         "mass": mass_over_volume(values, truth, inside),
         "peak_mm": distance,
-        "patch_auc": patch_auc(values, truth, inside, patch_size),
+        **patch_metrics(values, truth, inside, patch_size),
         "associated_auc": missing,
         "distractor_auc": missing,
         "distractor_mass": missing,
@@ -106,13 +113,13 @@ def volume_metrics(
     return numbers
 
 
-def patch_auc(
+def patch_metrics(
     values: NDArray[np.float64],
     truth: NDArray[np.bool_],
     inside: NDArray[np.bool_],
     patch_size: Shape3,
-) -> float:
-    """Return the probability that a patch with truth has a higher mean than one without.
+) -> dict[str, float]:
+    """Return how well patches with truth stand above those without, by their means.
 
     Only patches with voxels inside count, each by the mean of those. A model that normalises
     patches uses whole patches that the signal's border cuts, on both sides of the border.
@@ -122,10 +129,13 @@ def patch_auc(
         for a in (np.where(inside, values, 0), inside, truth)
     )
     some = found > 0
-    present = planted[some] > 0
-    if present.all():
-        return float("nan")
-    return roc_auc(total[some] / found[some], present)
+    means, present = total[some] / found[some], planted[some] > 0
+    missing = present.all() or not present.any()
+    return {
+        "patch_auc": float("nan") if missing else roc_auc(means, present),
+        "patch_ap": float("nan") if missing else average_precision(means, present),
+        "patch_pointing": float("nan") if missing else float(present[means.argmax()]),
+    }
 
 
 def patch_sums(values: NDArray[np.float64], patch_size: Shape3) -> NDArray[np.float64]:

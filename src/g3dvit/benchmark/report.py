@@ -115,7 +115,7 @@ def write_report(
     pictures = []
     for case in cases:
         path = images / f"benchmark_{case.name}.png"
-        draw_maps(trained_model(case.recipe, cache), path, shifts=settings.maps.shifts)
+        draw_maps(trained_model(case.recipe, cache), path, settings.maps.model)
         pictures.append(path)
     shown = [
         f"![Maps of {case.name}: the volume, then the maps; truth outlined, distractor dotted]"
@@ -125,7 +125,7 @@ def write_report(
     head = _HEAD.format(
         command=command,
         smoothing=settings.maps.smoothing_vox,
-        n_slow=settings.n_slow,
+        n_slow=settings.maps.n_slow,
         models="\n".join(f"- {case.name}: {_describe(case.recipe)}" for case in cases),
         columns="\n".join(f"- {m.title}: {m.meaning}." for m in METRICS.values()),
     )

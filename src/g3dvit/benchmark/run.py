@@ -7,8 +7,8 @@ the same recipe and settings, is not run again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from torch import nn
 
 from g3dvit.benchmark.cases import Case
 from g3dvit.benchmark.files import write_text
-from g3dvit.benchmark.maps import ROWS, SEED_ROW, MapSettings, RowMaps, make_maps
+from g3dvit.benchmark.maps import BASELINES, ROWS, SEED_ROW, MapSettings, RowMaps, make_maps
 from g3dvit.benchmark.metrics import patch_sums, volume_metrics
 from g3dvit.benchmark.models import ModelRecipe, TrainedModel, trained_model
 from g3dvit.benchmark.removal import removal_gain, single_removal
 from g3dvit.benchmark.vit3d import embed
+from g3dvit.diagnose import spearman
 from g3dvit.explain import Explainer
 from g3dvit.grids import Shape3
 from g3dvit.phantoms import PhantomVolumes, correct_truth, recipe_hash
@@ -31,8 +32,11 @@ from g3dvit.plain import to_json
 
 Talk = Callable[[str], None]
 
+#: Training volumes for the maps that compare with some.
+_REFERENCES = 64
+
 #: Raised whenever the same maps get other numbers than before.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +48,12 @@ class RunSettings:
     maps
         Which rows and how.
     n_test
-        Held-out volumes.
-    n_slow
-        Volumes of these for token removal.
+        Held-out volumes. Removing tokens and explaining other classes takes the first
+        ``maps.n_slow`` of these.
     """
 
     maps: MapSettings = MapSettings()  # noqa: RUF009 - a frozen value
     n_test: int = 200
-    n_slow: int = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,18 +130,32 @@ def measure(name: str, trained: TrainedModel, settings: RunSettings) -> Part:
     recipe = trained.recipe
     drawn = held_out(recipe, settings.n_test)
     explainer = Explainer(trained.model, (1, *drawn.mask.shape))
-    maps = make_maps(explainer, drawn, settings.maps, seed=recipe.seed)
+    references = recipe.phantom.draw(_REFERENCES, "train", recipe.seed).volumes
+    maps = make_maps(explainer, drawn, settings.maps, references=references, seed=recipe.seed)
     edges = (recipe.patch_size,) * 3
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     for row, found in maps.items():
         numbers = [volume_metrics(one, drawn, n, edges) for n, one in enumerate(found.maps)]
-        values[row] = {key: np.array([line[key] for line in numbers]) for key in numbers[0]}
+        values[row] = {
+            key: _padded([line[key] for line in numbers], len(drawn)) for key in numbers[0]
+        }
+        values[row]["other_input"] = _padded(_other_input(found.maps, drawn), len(drawn))
     if SEED_ROW in values:
         for columns in values.values():
-            better = (columns["auc"] > values[SEED_ROW]["auc"]).astype(np.float64)
-            columns["beats_seed"] = np.where(np.isnan(columns["auc"]), np.nan, better)
-    if settings.n_slow:
-        _removal(trained.model, recipe, drawn, maps, values, settings.n_slow)
+            for metric, key in (("auc", "beats_seed"), ("ap", "beats_seed_ap")):
+                better = (columns[metric] > values[SEED_ROW][metric]).astype(np.float64)
+                columns[key] = np.where(np.isnan(columns[metric]), np.nan, better)
+    if settings.maps.n_slow:
+        _removal(trained.model, recipe, drawn, maps, values, settings.maps.n_slow)
+    if len(drawn.class_names) > 2:
+        few = _first(drawn, settings.maps.n_slow)
+        other = replace(few, labels=_runner_up(trained.model, few))
+        own = tuple(row for row in maps if row not in BASELINES)
+        again = make_maps(explainer, other, replace(settings.maps, rows=own), references=references)
+        for row, found in again.items():
+            pairs = zip(maps[row].maps, found.maps, strict=False)
+            rho = [spearman(a[drawn.mask], b[drawn.mask]) for a, b in pairs]
+            values[row]["other_class"] = _padded(rho, len(drawn))
     inside = drawn.mask[None] & ~drawn.ignored
     return Part(
         case=name,
@@ -155,6 +171,37 @@ def measure(name: str, trained: TrainedModel, settings: RunSettings) -> Part:
     )
 
 
+def _other_input(maps: NDArray[np.float32], drawn: PhantomVolumes) -> list[float]:
+    """Return the correlation of each map with that of the next volume of the same class."""
+    labels = drawn.labels[: len(maps)]
+    found = []
+    for n, label in enumerate(labels):
+        same = np.flatnonzero(labels == label)
+        other = same[(np.searchsorted(same, n) + 1) % len(same)]
+        same_volume = other == n  # the only one of its class
+        rho = spearman(maps[n][drawn.mask], maps[other][drawn.mask])
+        found.append(float("nan") if same_volume else rho)
+    return found
+
+
+def _first(drawn: PhantomVolumes, n: int) -> PhantomVolumes:
+    """Return the first volumes of some."""
+    names = ("volumes", "labels", "without", "used", "associated", "distractor", "ignored")
+    return replace(drawn, **{name: getattr(drawn, name)[:n] for name in names})
+
+
+def _runner_up(model: nn.Module, drawn: PhantomVolumes) -> NDArray[np.intp]:
+    """Return the class, other than the true one, that the model finds most likely."""
+    logits = _logits(model, drawn).copy()
+    logits[np.arange(len(logits)), drawn.labels] = -np.inf
+    return np.asarray(logits.argmax(axis=1), dtype=np.intp)
+
+
+def _padded(numbers: Sequence[float], n: int) -> NDArray[np.float64]:
+    """Return one number per volume, NaN for those that were left out."""
+    return np.array([*numbers, *[float("nan")] * (n - len(numbers))], dtype=np.float64)
+
+
 def held_out(recipe: ModelRecipe, n: int) -> PhantomVolumes:
     """Return test volumes, their truth corrected for what this kind of model can see."""
     drawn = recipe.phantom.draw(n, "test", recipe.seed)
@@ -162,12 +209,16 @@ def held_out(recipe: ModelRecipe, n: int) -> PhantomVolumes:
     return correct_truth(drawn, edges, patch_norm=recipe.patch_norm)
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, drawn: PhantomVolumes, batch_size: int = 20) -> float:
+def accuracy(model: nn.Module, drawn: PhantomVolumes) -> float:
     """Return the share of volumes that the model classifies rightly."""
+    return float((_logits(model, drawn).argmax(axis=1) == drawn.labels).mean())
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, drawn: PhantomVolumes, batch_size: int = 20) -> NDArray[np.float32]:
     x = torch.from_numpy(drawn.volumes)[:, None]
     logits = torch.cat([model(some) for some in torch.split(x, batch_size)])
-    return float((logits.argmax(dim=1).numpy() == drawn.labels).mean())
+    return np.asarray(logits.numpy(), dtype=np.float32)
 
 
 @torch.no_grad()

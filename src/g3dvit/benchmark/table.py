@@ -157,12 +157,17 @@ _COLUMNS = (
     "ap",
     "pointing",
     "patch_auc",
+    "patch_ap",
+    "patch_pointing",
     "mass",
     "distractor_auc",
     "distractor_mass",
     "peak_mm",
     "relative_srg",
     "beats_seed",
+    "beats_seed_ap",
+    "other_input",
+    "other_class",
 )
 _FORMS = {"mass": ".1f", "distractor_mass": ".2f", "peak_mm": ".1f"}
 

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--volumes", type=_positive, metavar="N", help="held-out volumes per seed (default 200)"
     )
     parser.add_argument(
-        "--shifts", type=_positive, default=27, metavar="N", help="shifts of the input (default 27)"
+        "--shifts", type=_positive, default=8, metavar="N", help="shifts of the input (default 8)"
     )
     parser.add_argument(
         "--family",
@@ -63,7 +63,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the benchmark and print the paths of what was written."""
     import sys
 
-    from g3dvit.benchmark import MapSettings, RunSettings, find_cases, run_case, summarise
+    from g3dvit.benchmark import (
+        MapSettings,
+        ModelSettings,
+        RunSettings,
+        find_cases,
+        run_case,
+        summarise,
+    )
     from g3dvit.benchmark.maps import ROWS
     from g3dvit.benchmark.report import write_report
 
@@ -71,9 +78,12 @@ def run(arguments: argparse.Namespace) -> int:
     default = "quick" if quick else "base"
     cases = find_cases(arguments.phantoms or [default], arguments.family)
     settings = RunSettings(
-        maps=MapSettings(rows=tuple(arguments.methods or ROWS), shifts=arguments.shifts),
+        maps=MapSettings(
+            rows=tuple(arguments.methods or ROWS),
+            model=ModelSettings(shifts=arguments.shifts),
+            n_slow=10 if quick else 50,
+        ),
         n_test=arguments.volumes or (40 if quick else 200),
-        n_slow=10 if quick else 50,
     )
     folder = Path(arguments.output)
     cache = Path(arguments.cache) if arguments.cache else None
@@ -115,7 +125,7 @@ def _command(arguments: argparse.Namespace) -> str:
     for name, value in (
         ("seeds", None),
         ("volumes", 200),
-        ("shifts", 27),
+        ("shifts", 8),
         ("family", "development"),
     ):
         given = getattr(arguments, name)

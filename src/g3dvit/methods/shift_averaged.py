@@ -127,12 +127,15 @@ def shift_averaged(
     explain: Callable[[Tensor], ShiftInputs],
     shifts: Sequence[Shift],
     axes: Sequence[int],
+    *,
+    signed: bool = False,
 ) -> ShiftAveraged:
     """Average frozen-gate maps over shifts of the input.
 
     For shift s, ``F_s(v) = max(R_p, 0) |R_v| / sum_{u in p} |R_u|`` for voxel v of patch p of the
-    shifted input. The map is the mean of ``F_s(v + s)`` over the kept shifts that see v. A token
-    whose voxels all have no relevance spreads evenly.
+    shifted input (`spread`); signed, it is that of `spread_signed`. The map is the mean of
+    ``F_s(v + s)`` over the kept shifts that see v. A token whose voxels all have no relevance
+    spreads evenly.
 
     Parameters
     ----------
@@ -146,6 +149,8 @@ def shift_averaged(
         the nearest voxel; nothing comes in from the other side.
     axes : (3,)
         Where i, j, k are on the axes of `x`, the batch being axis 0.
+    signed
+        True keeps evidence against the class as well.
 
     Returns
     -------
@@ -163,7 +168,8 @@ def shift_averaged(
             f"{tuple(lengths)}; was given {tuple(shifts)!r}"
         )
     base = explain(x)
-    still = spread(base.relevance, base.voxels)
+    spread_out = spread_signed if signed else spread
+    still = spread_out(base.relevance, base.voxels)
     total = torch.zeros_like(still)
     more = (1,) * (still.ndim - 4)
     seen = torch.zeros(len(x), *more, *still.shape[-3:], dtype=still.dtype, device=still.device)
@@ -173,7 +179,7 @@ def shift_averaged(
         same = moved.decision == base.decision
         kept += same
         where = same.to(still.dtype).reshape(-1, *more, 1, 1, 1)
-        fine = still if moved is base else spread(moved.relevance, moved.voxels)
+        fine = still if moved is base else spread_out(moved.relevance, moved.voxels)
         here, there = _overlap(one, still.shape[-3:])
         total[here] += fine[there] * where
         seen[here] += where
@@ -187,15 +193,31 @@ def spread(
     relevance: Float[Tensor, "batch ... gi gj gk"], voxels: Float[Tensor, "batch ... i j k"]
 ) -> Float[Tensor, "batch ... i j k"]:
     """Spread each patch's positive relevance over its voxels, in proportion to their magnitude."""
+    nothing = torch.zeros_like(relevance, dtype=torch.bool)
+    return _spread_over(relevance.clamp_min(0), voxels.abs(), nothing)
+
+
+def spread_signed(
+    relevance: Float[Tensor, "batch ... gi gj gk"], voxels: Float[Tensor, "batch ... i j k"]
+) -> Float[Tensor, "batch ... i j k"]:
+    """Spread each patch's relevance over its voxels; what speaks for the class, finely.
+
+    ``F(v) = R_p max(R_v, 0) / sum_{u in p} max(R_u, 0)`` where R_p > 0, and ``R_p`` over the
+    number of voxels elsewhere: no detail is claimed where a patch as a whole speaks against the
+    class. The voxels of a patch add up to ``R_p``, content and position.
+    """
+    return _spread_over(relevance, voxels.clamp_min(0), relevance <= 0)
+
+
+def _spread_over(relevance: Tensor, weights: Tensor, evenly: Tensor) -> Tensor:
+    """Spread patches over voxels by weights; evenly where told, or where there is no weight."""
     grid = relevance.shape[-3:]
-    edges = [n // g for n, g in zip(voxels.shape[-3:], grid, strict=True)]
-    magnitude = voxels.abs()
-    sums = _per_patch(magnitude, grid)
-    silent = sums == 0
-    share = magnitude / _to_voxels(torch.where(silent, 1.0, sums), edges)
+    edges = [n // g for n, g in zip(weights.shape[-3:], grid, strict=True)]
+    sums = _per_patch(weights, grid)
+    flat = evenly | (sums == 0)
+    share = weights / _to_voxels(torch.where(flat, 1.0, sums), edges)
     even = 1 / (edges[0] * edges[1] * edges[2])
-    share = torch.where(_to_voxels(silent, edges), even, share)
-    return share * _to_voxels(relevance.clamp_min(0), edges)
+    return torch.where(_to_voxels(flat, edges), even, share) * _to_voxels(relevance, edges)
 
 
 def shift_volume(x: Tensor, shift: Shift, axes: Sequence[int]) -> Tensor:

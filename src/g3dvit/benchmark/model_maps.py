@@ -1,0 +1,166 @@
+"""Maps that ask a model, each by the name of its row, before any smoothing.
+
+Maps of patches are interpolated linearly between the patches' centres, those of voxels are taken
+as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from g3dvit.benchmark.removal import single_removal
+from g3dvit.benchmark.vit3d import embed
+from g3dvit.explain import Explainer, Explanation
+from g3dvit.methods import METHODS
+from g3dvit.methods.shift_averaged import (
+    ShiftInputs,
+    choose_shifts,
+    shift_averaged,
+    spread_signed,
+)
+from g3dvit.phantoms import PhantomVolumes
+
+#: Maps, and the shifts that were kept for each volume where there were any.
+Made = tuple[NDArray[np.float32], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How a model is asked.
+
+    Parameters
+    ----------
+    shifts
+        Of the shift-averaged maps.
+    samples
+        Passes of SmoothGrad and of each path.
+    batch_size
+        Volumes at a time.
+    """
+
+    shifts: int = 8
+    samples: int = 16
+    batch_size: int = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelMaps:
+    """Makes maps of one model.
+
+    Parameters
+    ----------
+    explainer
+        Of the model.
+    drawn
+        The volumes; their `labels` are what is explained.
+    settings
+        How the model is asked.
+    references : (n, i, j, k)
+        Training volumes.
+    """
+
+    explainer: Explainer
+    drawn: PhantomVolumes = field(repr=False)
+    settings: ModelSettings
+    references: NDArray[np.float32] = field(repr=False)
+
+    def make(self, row: str, count: int) -> Made:
+        """Return the maps of one row for the first volumes."""
+        special: dict[str, Callable[[int], Made]] = {
+            "shift_averaged": lambda n: self._shifted(n, signed=False),
+            "shift_averaged_signed": lambda n: self._shifted(n, signed=True),
+            "token_removal": self._token_removal,
+        }
+        if row in special:
+            return special[row](count)
+        weighting = "mean"
+        method = row.removesuffix("_voxels").removesuffix("_content").removesuffix("_fine")
+        if method.startswith("token_gradcam_"):
+            method, weighting = "token_gradcam", method.removeprefix("token_gradcam_")
+        result = self._explain(method, slice(0, count), weighting)
+        if row == "frozen_gate_fine":
+            return _array(spread_signed(result.relevance, _voxels(result))), None
+        if row == "frozen_gate_voxels" or METHODS[method].source == "input":
+            return _array(_voxels(result)), None
+        tokens = result.content if row == "frozen_gate_content" else result.relevance
+        assert tokens is not None  # frozen gates always give the content
+        return self._upsampled(tokens), None
+
+    def _explain(
+        self, method: str, which: slice, weighting: str = "mean", x: Tensor | None = None
+    ) -> Explanation:
+        averages = METHODS[method].source == "input" and method != "gradient_x_input"
+        references = None
+        if method == "integrated_gradients":
+            references = self.references.mean(axis=0, keepdims=True)
+        elif method == "expected_gradients":
+            references = self.references[: self.settings.samples]
+        return self.explainer.explain(
+            self._inputs(which) if x is None else x,
+            method,
+            target="label",
+            labels=self.drawn.labels[which].tolist(),
+            score="log_odds",
+            weighting=weighting,
+            references=None if references is None else references[:, None],
+            samples=self.settings.samples if averages else None,
+            batch_size=self.settings.batch_size,
+        )
+
+    def _inputs(self, which: slice) -> Tensor:
+        return torch.from_numpy(self.drawn.volumes[which])[:, None]
+
+    def _upsampled(self, tokens: Tensor) -> NDArray[np.float32]:
+        return upsample(tokens, self.drawn.mask.shape)
+
+    def _shifted(self, count: int, *, signed: bool) -> Made:
+        geometry, size = self.explainer.geometry, self.settings.batch_size
+        shifts = choose_shifts(self.settings.shifts, geometry.patch_size)
+        axes = [axis + 1 for axis in geometry.spatial_axes]
+        maps, kept = [], []
+        for start in range(0, count, size):
+            which = slice(start, min(start + size, count))
+
+            def explain(moved: Tensor, which: slice = which) -> ShiftInputs:
+                result = self._explain("frozen_gate", which, x=moved)
+                return ShiftInputs(result.logits.argmax(1), result.relevance, _voxels(result))
+
+            found = shift_averaged(self._inputs(which), explain, shifts, axes, signed=signed)
+            maps.append(_array(found.voxels))
+            kept.append(found.kept.numpy())
+        return np.concatenate(maps), float(np.concatenate(kept).mean())
+
+    def _token_removal(self, count: int) -> Made:
+        model, geometry = self.explainer.model, self.explainer.geometry
+        patches = np.arange(geometry.num_patches)
+        with torch.no_grad():
+            tokens = embed(model, self._inputs(slice(0, count)))
+        scores = [
+            single_removal(model, one, int(label), patches)
+            for one, label in zip(tokens, self.drawn.labels[:count], strict=True)
+        ]
+        grid = torch.from_numpy(np.stack(scores)).reshape(-1, *geometry.grid_shape)
+        return self._upsampled(grid), None
+
+
+def upsample(tokens: Tensor, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Interpolate values at patch centres linearly to voxels, (n, gi, gj, gk) to (n, i, j, k)."""
+    fine = torch.nn.functional.interpolate(
+        tokens[:, None].float(), size=shape, mode="trilinear", align_corners=False
+    )
+    return _array(fine[:, 0])
+
+
+def _voxels(result: Explanation) -> Tensor:
+    assert result.voxel_relevance is not None  # asked for of methods that have it
+    return result.voxel_relevance
+
+
+def _array(values: Tensor) -> NDArray[np.float32]:
+    return np.asarray(values.numpy(), dtype=np.float32)
