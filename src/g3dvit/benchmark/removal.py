@@ -8,7 +8,7 @@ under MoRF.
 
 References
 ----------
-Bluecher et al. 2024, https://arxiv.org/abs/2407.11910
+Bluecher et al. 2024, https://arxiv.org/abs/2401.06654
 """
 
 from __future__ import annotations
