@@ -17,6 +17,8 @@ float64 agreement   Spearman correlation of float32 and float64 patch scores   <
 saturated head      distance of an explained probability from 0 and 1          < 1e-6    < 1e-3
 cancelling voxels   sum_p |R_p| / sum_v |R_v|                                  < 100 u   < 1e-3
 completeness        |sum of shares - score| / max(|score|, sum |R|)            > 0.05    > 0.01
+removal             max_p |R_p| / max(max_p |R_p|, |score|)                    < 1e-6    < 1e-3
+draws               rms standard error of R_p over their standard deviation    > 0.7     > 0.4
 better than chance  lower end of the interval of the balanced accuracy         <= chance -
 ==================  =========================================================  ========  =======
 
@@ -50,8 +52,10 @@ __all__ = [
     "check_completeness",
     "check_dead",
     "check_discarded",
+    "check_draws",
     "check_empty",
     "check_path",
+    "check_removal",
     "check_saturated",
     "check_uniform",
     "dead_gradient",
@@ -265,6 +269,40 @@ def check_path(error: float) -> Check:
             "more samples would help",
             "The shares of this map do not add up to the score less that of the references: too "
             "few samples, or references that the model cannot compare with",
+        ),
+        low_is_bad=False,
+    )
+
+
+def check_removal(value: float) -> Check:
+    """Judge the largest change of the score when patches are taken away, relative to it."""
+    return judge(
+        "removal",
+        value,
+        1e-3,
+        1e-6,
+        (
+            "Taking patches away changes the score",
+            "Taking patches away hardly changes the score: the model finds the same evidence "
+            "elsewhere, or does not look",
+            "Taking patches away does not change the score beyond rounding, so this map is empty",
+        ),
+    )
+
+
+def check_draws(value: float) -> Check:
+    """Judge the error of random draws, relative to the differences between patches."""
+    return judge(
+        "draws",
+        value,
+        0.4,
+        0.7,
+        (
+            "Patches differ by more than the random draws do",
+            "The random draws make a good part of the differences between patches; more samples "
+            "would help",
+            "The random draws make most of the differences between patches, so this map is noise; "
+            "take more samples",
         ),
         low_is_bad=False,
     )

@@ -20,6 +20,7 @@ from g3dvit.explain_attention import explain_attention
 from g3dvit.explain_context import BatchResult, Context, host
 from g3dvit.explain_input import explain_input
 from g3dvit.explain_layers import explain_blocks, explain_linear_head
+from g3dvit.explain_removal import explain_removal
 from g3dvit.explain_request import Request
 from g3dvit.explanation import Maps
 from g3dvit.geometry import Geometry
@@ -72,6 +73,7 @@ def explain_batch(
         "linear head": lambda: explain_linear_head(batch),
         "input": lambda: explain_input(batch),
         "attention": lambda: explain_attention(batch),
+        "kept tokens": lambda: explain_removal(batch),
     }
     for source, explain in families.items():
         if any(METHODS[name].source == source for name in request.methods):

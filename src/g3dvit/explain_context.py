@@ -15,11 +15,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from g3dvit.capture import first_output
 from g3dvit.checks import Check
+from g3dvit.errors import MethodError
 from g3dvit.explain_request import Request
 from g3dvit.explanation import Maps
 from g3dvit.geometry import Geometry
 from g3dvit.targets import Chosen, Scores, choose, score_batch
+
+#: Constant volumes whose outputs differ by less than this share are the same to the model.
+_UNSEEN = 1e-3
 
 
 @dataclass(slots=True)
@@ -116,6 +121,53 @@ class Context:
         self.found.maps[name] = {
             key: torch.stack([maps[key] for maps in per_target], dim=1) for key in per_target[0]
         }
+
+    def references(self, name: str) -> Tensor:
+        """Return the reference volumes for a method, refused where they cannot serve.
+
+        Raises
+        ------
+        MethodError
+            If there are none, or one is constant and the model cannot see that.
+        """
+        given = self.request.options.references
+        if given is None:
+            raise MethodError(
+                f"`{name}` compares with real volumes: give `references`, for instance the mean "
+                "training volume or volumes of other subjects, prepared as the explained ones"
+            )
+        references = given.to(self.x.device, self.x.dtype)
+        for number, reference in enumerate(references):
+            if float(reference.max()) == float(reference.min()) and self._unseen(reference):
+                raise MethodError(
+                    f"reference {number} of `{name}` is the same everywhere, and this model cannot "
+                    "see that: constant volumes of other values give the same outputs, so that "
+                    "every constant is one and the same, and the comparison explains nothing; give "
+                    "a real volume"
+                )
+        return references
+
+    def _unseen(self, constant: Tensor) -> bool:
+        """Tell whether constant volumes of different values give the same outputs."""
+        step = self.x.std() + constant.abs().max()
+        constants = torch.stack([constant + n * step for n in (0.0, 1.0, -2.0, 5.0)])
+        with torch.no_grad():
+            z = torch.cat([first_output(self.run(one[None])) for one in constants]).float()
+            seen = first_output(self.run(self.x)).float()
+        if not bool(torch.isfinite(z).all()):
+            return True
+        change = float((z - z[:1]).abs().max())
+        return change <= _UNSEEN * float((seen - z[:1]).abs().max())
+
+    def patch_place(self, patch: int) -> tuple[slice, ...]:
+        """Return where one patch lies in a volume of the input's layout, C order of the grid."""
+        geometry = self.geometry
+        place = [slice(None)] * (self.x.ndim - 1)
+        _, nj, nk = geometry.grid_shape
+        numbers = (patch // (nj * nk), patch // nk % nj, patch % nk)
+        for axis, n, size in zip(geometry.spatial_axes, numbers, geometry.patch_size, strict=True):
+            place[axis] = slice(n * size, (n + 1) * size)
+        return tuple(place)
 
     def grid(self, values: Float[Tensor, "batch patches"]) -> Float[Tensor, "batch gi gj gk"]:
         """Put values in the order of the tokens onto the patch grid of the input."""

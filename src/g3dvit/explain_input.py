@@ -10,7 +10,6 @@ from torch import Tensor
 from g3dvit import diagnose
 from g3dvit.capture import InputPass, first_output
 from g3dvit.checks import Check
-from g3dvit.errors import MethodError
 from g3dvit.explain_context import Context, host
 from g3dvit.explanation import Maps
 from g3dvit.methods import (
@@ -25,8 +24,6 @@ from g3dvit.targets import score_batch
 
 #: Points of a path, copies with noise: what a method takes unless told.
 SAMPLES = {"smoothgrad": 32, "integrated_gradients": 32, "expected_gradients": 64}
-#: Constant volumes whose outputs differ by less than this share are the same to the model.
-_UNSEEN = 1e-3
 
 
 def explain_input(batch: Context) -> None:
@@ -52,7 +49,7 @@ def explain_input(batch: Context) -> None:
                 seed=options.seed,
             )
         else:
-            references = _references(batch, name)
+            references = batch.references(name)
             gradient = _gradient(batch, normalised=False)
             if name == "integrated_gradients":
                 voxels = integrated_gradients(gradient, batch.x, references, samples=samples)
@@ -75,38 +72,6 @@ def _gradient(batch: Context, *, normalised: bool) -> Callable[[Tensor], Tensor]
         return torch.stack([there.gradients(scores.weights[:, n]) for n in range(count)])
 
     return gradient
-
-
-def _references(batch: Context, name: str) -> Tensor:
-    """Return the references on the model's device, refused where they cannot serve."""
-    given = batch.request.options.references
-    if given is None:
-        raise MethodError(
-            f"`{name}` compares with real volumes: give `references`, for instance the mean "
-            "training volume or volumes of other subjects, prepared as the explained ones"
-        )
-    references = given.to(batch.x.device, batch.x.dtype)
-    for number, reference in enumerate(references):
-        if float(reference.max()) == float(reference.min()) and _unseen(batch, reference):
-            raise MethodError(
-                f"reference {number} of `{name}` is the same everywhere, and this model cannot see "
-                "that: constant volumes of other values give the same outputs, so the path from "
-                "it explains nothing; give a real volume"
-            )
-    return references
-
-
-def _unseen(batch: Context, constant: Tensor) -> bool:
-    """Tell whether constant volumes of different values give the same outputs."""
-    step = batch.x.std() + constant.abs().max()
-    constants = torch.stack([constant + n * step for n in (0.0, 1.0, -2.0, 5.0)])
-    with torch.no_grad():
-        z = torch.cat([first_output(batch.run(one[None])) for one in constants]).float()
-        seen = first_output(batch.run(batch.x)).float()
-    if not bool(torch.isfinite(z).all()):
-        return True
-    change = float((z - z[:1]).abs().max())
-    return change <= _UNSEEN * float((seen - z[:1]).abs().max())
 
 
 def _path_errors(batch: Context, voxels: Tensor, values: Tensor, references: Tensor) -> Tensor:

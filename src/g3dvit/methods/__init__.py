@@ -21,6 +21,7 @@ from g3dvit.methods.gradients import (
     path_error,
     smoothgrad,
 )
+from g3dvit.methods.removal import occlusion, rise, token_removal
 from g3dvit.methods.table import METHODS, Method
 from g3dvit.methods.tokens import (
     WEIGHTINGS,
@@ -54,9 +55,12 @@ __all__ = [
     "hirescam_blocks",
     "integrated_gradients",
     "layercam",
+    "occlusion",
     "path_error",
+    "rise",
     "smoothgrad",
     "token_gradcam",
+    "token_removal",
 ]
 
 

@@ -1,10 +1,10 @@
-"""The table of methods; a new method is one function and one row here."""
+"""The table of methods; a new method is one function and one row.
+
+Rows of methods that read tokens are in `g3dvit.methods.table_tokens`, of those that run the model
+on some of its patches or on other volumes in `g3dvit.methods.table_removal`, the others here.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
 
 from g3dvit.methods.attention import attention_rollout, gradient_rollout
 from g3dvit.methods.frozen_gates import frozen_gate
@@ -14,173 +14,16 @@ from g3dvit.methods.gradients import (
     integrated_gradients,
     smoothgrad,
 )
-from g3dvit.methods.tokens import (
-    cam,
-    gradcam,
-    hirescam,
-    hirescam_blocks,
-    layercam,
-    token_gradcam,
-)
+from g3dvit.methods.row import Method, Source
+from g3dvit.methods.table_removal import REMOVAL_ROWS
+from g3dvit.methods.table_tokens import TOKEN_ROWS
 
-Source = Literal["layer", "layers", "linear head", "frozen gates", "input", "attention"]
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """One way to make a map.
-
-    Parameters
-    ----------
-    name
-        As in ``explain(x, method=name)``.
-    title
-        As in prose.
-    function
-        The pure function behind it.
-    equation
-        Relevance R of patch p (or voxel v), score y, features d.
-    paper, url
-        Where it comes from.
-    cost
-        In passes, for one score.
-    source
-        What it needs: one ``"layer"`` (graph from there on), all ``"layers"`` that feed an
-        attention, a ``"linear head"``, a pass with ``"frozen gates"``, gradients at
-        the ``"input"``, or every ``"attention"``.
-    space
-        The finest resolution it gives.
-    signed
-        True if evidence against the target is negative.
-    class_specific
-        True if another target gives another map.
-    linear
-        True if it is linear in the score (with default arguments): contrasts are differences of
-        classes, and the log-odds maps of two classes are opposite.
-    complete
-        True if its shares add up to the score.
-    arguments
-        Arguments of ``explain`` that only some methods take, and this one does.
-    units
-        Of its maps, where they are not those of the score.
-    """
-
-    name: str
-    title: str
-    function: Callable[..., Any]
-    equation: str
-    paper: str
-    url: str
-    cost: str
-    source: Source
-    space: Literal["token", "voxel"]
-    signed: bool
-    class_specific: bool
-    linear: bool
-    complete: bool
-    arguments: tuple[str, ...]
-    units: str = ""
-
+__all__ = ["METHODS", "Method", "Source"]
 
 METHODS: dict[str, Method] = {
     row.name: row
     for row in (
-        Method(
-            name="token_gradcam",
-            title="token Grad-CAM",
-            function=token_gradcam,
-            equation="R_p = pool_d(dy/da_pd) * sum_d a_pd",
-            paper="Selvaraju et al. 2017, Grad-CAM, with one weight per token and not per feature",
-            url="https://doi.org/10.1109/ICCV.2017.74",
-            cost="F + B_1",
-            source="layer",
-            space="token",
-            signed=True,
-            class_specific=True,
-            linear=True,
-            complete=False,
-            arguments=("weighting", "target_layer"),
-        ),
-        Method(
-            name="hirescam",
-            title="HiResCAM",
-            function=hirescam,
-            equation="R_p = sum_d dy/da_pd * a_pd",
-            paper="Draelos and Carin 2020, Use HiResCAM instead of Grad-CAM",
-            url="https://arxiv.org/abs/2011.08891",
-            cost="F + B_1",
-            source="layer",
-            space="token",
-            signed=True,
-            class_specific=True,
-            linear=True,
-            complete=False,
-            arguments=("target_layer",),
-        ),
-        Method(
-            name="gradcam",
-            title="Grad-CAM",
-            function=gradcam,
-            equation="R_p = sum_d mean_q(dy/da_qd) * a_pd",
-            paper="Selvaraju et al. 2017, Grad-CAM",
-            url="https://doi.org/10.1109/ICCV.2017.74",
-            cost="F + B_1",
-            source="layer",
-            space="token",
-            signed=True,
-            class_specific=True,
-            linear=True,
-            complete=False,
-            arguments=("target_layer",),
-        ),
-        Method(
-            name="layercam",
-            title="LayerCAM",
-            function=layercam,
-            equation="R_p = sum_d max(dy/da_pd, 0) * a_pd",
-            paper="Jiang et al. 2021, LayerCAM",
-            url="https://doi.org/10.1109/TIP.2021.3089943",
-            cost="F + B_1",
-            source="layer",
-            space="token",
-            signed=True,
-            class_specific=True,
-            linear=False,
-            complete=False,
-            arguments=("target_layer",),
-        ),
-        Method(
-            name="hirescam_blocks",
-            title="HiResCAM over all blocks",
-            function=hirescam_blocks,
-            equation="R_p = sum_ld dy/da_lpd * a_lpd (a_l: what the attention of block l reads)",
-            paper="Draelos and Carin 2020, HiResCAM, summed over blocks",
-            url="https://arxiv.org/abs/2011.08891",
-            cost="F + B",
-            source="layers",
-            space="token",
-            signed=True,
-            class_specific=True,
-            linear=True,
-            complete=False,
-            arguments=(),
-        ),
-        Method(
-            name="cam",
-            title="CAM",
-            function=cam,
-            equation="R_p = sum_d w_d * a_pd / N (a: the tokens whose mean the linear head takes)",
-            paper="Zhou et al. 2016, Learning Deep Features for Discriminative Localization",
-            url="https://doi.org/10.1109/CVPR.2016.319",
-            cost="F + B_1, and 5 F for one volume",
-            source="linear head",
-            space="token",
-            signed=True,
-            class_specific=True,
-            linear=True,
-            complete=True,
-            arguments=(),
-        ),
+        *TOKEN_ROWS,
         Method(
             name="frozen_gate",
             title="frozen-gate relevance",
@@ -296,5 +139,6 @@ METHODS: dict[str, Method] = {
             arguments=(),
             units="attention weighted by its gradient",
         ),
+        *REMOVAL_ROWS,
     )
 }
