@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import hashlib
 import html.parser
 import json
 import re
@@ -71,14 +72,15 @@ def unpacked(encoded):
     return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(encoded["nifti"])))
 
 
-def test_nilearn_still_ships_niivue():
-    """The asset is private to nilearn: this test is the alarm for the day it moves."""
-    path = files("nilearn") / "_assets" / "js" / "niivue.umd.js"
-    assert path.is_file(), "nilearn moved niivue.umd.js; see G3DVIT_NIIVUE_JS"
-    source = niivue_source()
-    assert "globalThis" in source
-    assert ".niivue={}" in source
-    assert re.search(r"\.Niivue=\w+", source)
+def test_viewer_library_is_the_recorded_one():
+    """A changed file needs a changed record: version, source and hash."""
+    folder = files("g3dvit.report") / "assets" / "niivue"
+    record = json.loads((folder / "niivue.json").read_text())
+    library = (folder / "niivue.umd.js").read_bytes()
+    assert hashlib.sha256(library).hexdigest() == record["sha256"]
+    assert record["version"] in record["source"]
+    assert record["version"].encode() in library
+    assert ".niivue={}" in niivue_source()
 
 
 def test_viewer_library_can_be_replaced(monkeypatch, tmp_path, scene):
@@ -86,7 +88,7 @@ def test_viewer_library_can_be_replaced(monkeypatch, tmp_path, scene):
     monkeypatch.setenv("G3DVIT_NIIVUE_JS", str(tmp_path / "own.js"))
     assert "/* my own */" in render_page(scene)
     monkeypatch.setenv("G3DVIT_NIIVUE_JS", str(tmp_path / "absent.js"))
-    with pytest.raises(OutputError, match=r"absent\.js; install nilearn.*G3DVIT_NIIVUE_JS"):
+    with pytest.raises(OutputError, match=r"absent\.js; install g3dvit.*G3DVIT_NIIVUE_JS"):
         render_page(scene)
 
 

@@ -15,25 +15,7 @@ from typing import Any
 from g3dvit.errors import InputError, OutputError
 
 NIIVUE_VARIABLE = "G3DVIT_NIIVUE_JS"
-NIIVUE_NOTICE = """\
-NiiVue, https://github.com/niivue/niivue, BSD 2-Clause License
-Copyright (c) 2021, Niivue. All rights reserved.
-Redistribution and use in source and binary forms, with or without modification, are permitted
-provided that the following conditions are met:
-1. Redistributions of source code must retain the above copyright notice, this list of conditions
-   and the following disclaimer.
-2. Redistributions in binary form must reproduce the above copyright notice, this list of
-   conditions and the following disclaimer in the documentation and/or other materials provided
-   with the distribution.
-THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS AND CONTRIBUTORS "AS IS" AND ANY EXPRESS OR
-IMPLIED WARRANTIES, INCLUDING, BUT NOT LIMITED TO, THE IMPLIED WARRANTIES OF MERCHANTABILITY AND
-FITNESS FOR A PARTICULAR PURPOSE ARE DISCLAIMED. IN NO EVENT SHALL THE COPYRIGHT HOLDER OR
-CONTRIBUTORS BE LIABLE FOR ANY DIRECT, INDIRECT, INCIDENTAL, SPECIAL, EXEMPLARY, OR CONSEQUENTIAL
-DAMAGES (INCLUDING, BUT NOT LIMITED TO, PROCUREMENT OF SUBSTITUTE GOODS OR SERVICES; LOSS OF USE,
-DATA, OR PROFITS; OR BUSINESS INTERRUPTION) HOWEVER CAUSED AND ON ANY THEORY OF LIABILITY, WHETHER
-IN CONTRACT, STRICT LIABILITY, OR TORT (INCLUDING NEGLIGENCE OR OTHERWISE) ARISING IN ANY WAY OUT
-OF THE USE OF THIS SOFTWARE, EVEN IF ADVISED OF THE POSSIBILITY OF SUCH DAMAGE.
-"""
+NIIVUE = "niivue/niivue.umd.js"  # version, source and hash: assets/niivue/niivue.json
 
 
 def render_page(scene: dict[str, Any]) -> str:
@@ -70,7 +52,7 @@ def render_page(scene: dict[str, Any]) -> str:
             Markup(_script(text))
             for text in (niivue_source(), _asset("viewmath.js"), _asset("page.js"))
         ],
-        niivue_notice=NIIVUE_NOTICE,
+        niivue_notice=_asset("niivue/LICENSE"),
     )
 
 
@@ -87,7 +69,7 @@ def json_for_script(value: Any) -> str:
 
 
 def niivue_source() -> str:
-    """Return the viewer's library: from ``$G3DVIT_NIIVUE_JS``, or from nilearn's wheel.
+    """Return the viewer's library: the one in this package, or that of ``$G3DVIT_NIIVUE_JS``.
 
     Raises
     ------
@@ -95,12 +77,11 @@ def niivue_source() -> str:
         If it is not where it should be.
     """
     given = os.environ.get(NIIVUE_VARIABLE)
-    path = Path(given) if given else files("nilearn") / "_assets" / "js" / "niivue.umd.js"
     try:
-        return path.read_text(encoding="utf-8")
+        return Path(given).read_text(encoding="utf-8") if given else _asset(NIIVUE)
     except OSError as error:
         raise OutputError(
-            f"the 3D viewer's library was not found at {path}; install nilearn>=0.14,<0.15, or "
+            f"the 3D viewer's library was not found at {given or NIIVUE}; install g3dvit again, or "
             f"name a niivue.umd.js in the environment variable {NIIVUE_VARIABLE}"
         ) from error
 
