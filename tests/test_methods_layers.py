@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from g3dvit.errors import LayerError, MethodError
 from g3dvit.explain import Explainer
-from g3dvit.methods import cam, gradcam, layercam
+from g3dvit.methods import cam, eigencam, gradcam, gradcam_plus_plus, layercam, xgradcam
 from gallery import GALLERY, SHAPE, Block, Patches, TinyViT, seeded
 from test_methods import drifted, vit
 
@@ -27,6 +27,41 @@ def test_gradcam_and_layercam_equal_loops():
             layer = sum(float(a[b, p, d]) * max(float(g[b, p, d]), 0.0) for d in range(7))
             assert float(gradcam(a, g)[b, p]) == pytest.approx(grad, rel=1e-12)
             assert float(layercam(a, g)[b, p]) == pytest.approx(layer, rel=1e-12)
+
+
+def test_xgradcam_and_gradcam_plus_plus_equal_loops():
+    a, g = torch.randn(2, 2, 5, 7, dtype=torch.float64)
+    for b in range(2):
+        axiom, plus = torch.zeros(7), torch.zeros(7)
+        for d in range(7):
+            total = sum(float(a[b, q, d]) for q in range(5))
+            axiom[d] = sum(float(g[b, q, d] * a[b, q, d]) for q in range(5)) / total
+            for q in range(5):
+                gq = float(g[b, q, d])
+                plus[d] += max(gq, 0.0) * gq**2 / (2 * gq**2 + total * gq**3)
+        for found, weights in ((xgradcam, axiom), (gradcam_plus_plus, plus)):
+            expected = (a[b] * weights).sum(1)
+            torch.testing.assert_close(found(a, g)[b], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_xgradcam_adds_up_to_gradient_times_activation_and_leaves_out_what_cancels():
+    a, g = torch.randn(2, 1, 6, 4)
+    torch.testing.assert_close(xgradcam(a, g).sum(), (a * g).sum())
+    a[0, :, 2] -= a[0, :, 2].mean()  # adds up to rounding
+    without = xgradcam(a[..., [0, 1, 3]], g[..., [0, 1, 3]])
+    torch.testing.assert_close(xgradcam(a, g), without)
+
+
+def test_eigencam_is_the_first_principal_component_its_longer_tail_positive():
+    generator = torch.Generator().manual_seed(1)
+    place = torch.randn(20, generator=generator).exp()
+    direction = torch.randn(6, generator=generator)
+    a = torch.outer(place, direction) + 3.0
+    a = a + 0.01 * torch.randn(20, 6, generator=generator)
+    found = eigencam(torch.stack([a, -a]))
+    expected = (place - place.mean()) * direction.norm()
+    for row in found:
+        torch.testing.assert_close(row, expected, rtol=0.02, atol=0.1)
 
 
 class FeaturesFirst(TinyViT):

@@ -28,11 +28,14 @@ from g3dvit.methods.tokens import (
     TokenGradCAM,
     Weighting,
     cam,
+    eigencam,
     gradcam,
+    gradcam_plus_plus,
     hirescam,
     hirescam_blocks,
     layercam,
     token_gradcam,
+    xgradcam,
 )
 
 __all__ = [
@@ -45,10 +48,12 @@ __all__ = [
     "attention_rollout",
     "cam",
     "completeness_error",
+    "eigencam",
     "expected_gradients",
     "find_method",
     "frozen_gate",
     "gradcam",
+    "gradcam_plus_plus",
     "gradient_rollout",
     "gradient_x_input",
     "hirescam",
@@ -61,6 +66,7 @@ __all__ = [
     "smoothgrad",
     "token_gradcam",
     "token_removal",
+    "xgradcam",
 ]
 
 

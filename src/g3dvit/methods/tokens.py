@@ -155,6 +155,89 @@ def layercam(
     return (_wide(gradients).relu() * _wide(activations)).sum(dim=2)
 
 
+def xgradcam(
+    activations: Float[Tensor, "batch patches channels"],
+    gradients: Float[Tensor, "batch patches channels"],
+) -> Float[Tensor, "batch patches"]:
+    """Return XGrad-CAM: weights per feature that make the map add up to gradient times activation.
+
+    ``R_p = sum_d alpha_d a_pd`` with ``alpha_d = sum_q g_qd a_qd / sum_q a_qd``. The sum below was
+    positive for the features it was made for; where those of tokens cancel to rounding, the feature
+    is left out, and where they nearly do, it gets a huge weight.
+
+    Parameters
+    ----------
+    activations, gradients : (batch, patches, channels)
+        At the target layer.
+
+    References
+    ----------
+    Fu et al. 2020, https://arxiv.org/abs/2008.02312
+    """
+    a, g = _wide(activations), _wide(gradients)
+    below = a.sum(dim=1, keepdim=True)
+    floor = 30 * torch.finfo(activations.dtype).eps * a.abs().sum(dim=1, keepdim=True)
+    known = below.abs() > floor
+    weights = torch.where(known, (g * a).sum(dim=1, keepdim=True) / below, 0.0)
+    return (weights * a).sum(dim=2)
+
+
+def gradcam_plus_plus(
+    activations: Float[Tensor, "batch patches channels"],
+    gradients: Float[Tensor, "batch patches channels"],
+) -> Float[Tensor, "batch patches"]:
+    """Return Grad-CAM++: weights per feature from the positive gradients, in its own proportions.
+
+    ``R_p = sum_d w_d a_pd``, ``w_d = sum_q max(g_qd, 0) / (2 + g_qd sum_r a_rd)``. Derived for a
+    score that is an exponential and for features that are never negative; with the others the sum
+    below may come close to zero. It is not in units of the score: doubling the score does not
+    double it.
+
+    Parameters
+    ----------
+    activations, gradients : (batch, patches, channels)
+        At the target layer.
+
+    References
+    ----------
+    Chattopadhay et al. 2018, https://arxiv.org/abs/1710.11063, equations 5 and 19
+    """
+    a, g = _wide(activations), _wide(gradients)
+    below = 2 + g * a.sum(dim=1, keepdim=True)
+    known = below.abs() > 30 * torch.finfo(activations.dtype).eps
+    weights = torch.where(known, g.relu() / below, 0.0).sum(dim=1, keepdim=True)
+    return (weights * a).sum(dim=2)
+
+
+def eigencam(
+    activations: Float[Tensor, "batch patches channels"],
+    gradients: Float[Tensor, "batch patches channels"] | None = None,
+) -> Float[Tensor, "batch patches"]:
+    """Return EigenCAM: the first principal component of the patches' features.
+
+    ``R_p = (a_p - mean_q a_q) . v`` with v the first right singular vector. It knows no class and
+    no gradient. A singular vector has no sign: here the side with the longer tail is positive (the
+    third moment over patches).
+
+    Parameters
+    ----------
+    activations : (batch, patches, channels)
+        At the target layer.
+    gradients
+        Are not used.
+
+    References
+    ----------
+    Muhammad and Yeasin 2020, https://arxiv.org/abs/2008.00299
+    """
+    a = _wide(activations)
+    centred = a - a.mean(dim=1, keepdim=True)
+    _, _, right = torch.linalg.svd(centred.double(), full_matrices=False)
+    found = torch.einsum("bpd,bd->bp", centred.double(), right[:, 0])
+    sign = torch.where(found.pow(3).sum(dim=1, keepdim=True) < 0, -1.0, 1.0)
+    return (sign * found).to(a.dtype)
+
+
 def hirescam_blocks(
     activations: Sequence[Float[Tensor, "batch patches channels"]],
     gradients: Sequence[Float[Tensor, "batch patches channels"]],
