@@ -11,8 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 
@@ -51,8 +53,9 @@ ROWS: dict[str, str] = {
 }
 BASELINES = ("random", "smoothed_random", "input", "edges")
 SEED_ROW = "token_gradcam"
-#: Rows of more than 64 passes: made for the first volumes only.
-SLOW_ROWS = ("token_removal",)
+REMOVAL_ROW = "token_removal"
+#: Rows of many passes: made for the first volumes only.
+SLOW_ROWS = ("smoothgrad", "integrated_gradients", "expected_gradients", REMOVAL_ROW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class MapSettings:
     model
         How the model is asked.
     n_slow
-        Volumes for the rows of more than 64 passes.
+        Volumes for the rows of many passes.
     """
 
     rows: tuple[str, ...] = tuple(ROWS)
@@ -90,6 +93,8 @@ class RowMaps:
     ----------
     maps : (n, i, j, k)
         Smoothed, signed, float32; fewer than the volumes for slow rows.
+    patches : (n, gi, gj, gk)
+        One number per patch, not smoothed.
     seconds
         Per volume; methods that share passes each count them.
     kept
@@ -97,6 +102,7 @@ class RowMaps:
     """
 
     maps: NDArray[np.float32] = field(repr=False)
+    patches: NDArray[np.float32] = field(repr=False)
     seconds: float
     kept: float | None = None
 
@@ -124,33 +130,29 @@ def make_maps(
     seed
         Of the random rows.
     """
-    makers: dict[str, Callable[[], tuple[NDArray[np.float32], float | None]]] = {}
-    rng = np.random.default_rng([seed, 7])
-    edge = float(np.mean(explainer.geometry.patch_size))
-    shape = drawn.volumes.shape
-    random = rng.standard_normal(shape).astype(np.float32)
-    makers["random"] = lambda: (random, None)
-    makers["smoothed_random"] = lambda: (_smooth(random, edge / 2), None)
-    makers["input"] = lambda: (np.abs(drawn.volumes), None)
-    makers["edges"] = lambda: (
-        np.stack([gaussian_gradient_magnitude(v, 1.0) for v in drawn.volumes]),
-        None,
-    )
     model = ModelMaps(explainer, drawn, settings.model, references)
-    for row in ROWS:
-        if row not in makers:
-            count = settings.n_slow if row in SLOW_ROWS else len(drawn)
-            makers[row] = lambda row=row, count=count: model.make(row, count)  # type: ignore[misc]
+    edge = float(np.mean(explainer.geometry.patch_size))
+    random = np.random.default_rng([seed, 7]).standard_normal(drawn.volumes.shape)
+    without: dict[str, Callable[[], NDArray[np.float32]]] = {
+        "random": lambda: random.astype(np.float32),
+        "smoothed_random": lambda: _smooth(random, edge / 2),
+        "input": lambda: np.abs(drawn.volumes),
+        "edges": lambda: np.stack([gaussian_gradient_magnitude(v, 1.0) for v in drawn.volumes]),
+    }
     found = {}
     for row in settings.rows:
         began = time.perf_counter()
-        maps, kept = makers[row]()
-        seconds = (time.perf_counter() - began) / max(len(maps), 1)
-        found[row] = RowMaps(_smooth(maps, settings.smoothing_vox), seconds, kept)
+        if row in without:
+            made = model.of_voxels(torch.from_numpy(without[row]()))
+        else:
+            made = model.make(row, settings.n_slow if row in SLOW_ROWS else len(drawn))
+        seconds = (time.perf_counter() - began) / max(len(made.voxels), 1)
+        maps = _smooth(made.voxels, settings.smoothing_vox)
+        found[row] = RowMaps(maps, made.patches, seconds, made.kept)
     return found
 
 
-def _smooth(maps: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+def _smooth(maps: NDArray[np.floating[Any]], sigma: float) -> NDArray[np.float32]:
     if sigma == 0:
         return np.asarray(maps, dtype=np.float32)
     return np.stack([gaussian_filter(one, sigma, mode="constant") for one in maps]).astype(

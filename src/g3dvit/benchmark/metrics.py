@@ -7,6 +7,7 @@ signed. `METRICS` says what each is, what chance gives, and which way is better.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,11 @@ METRICS: dict[str, Metric] = {
         Metric("ap", "AP", "average precision; chance is the truth's share of the mask"),
         Metric("pointing", "pointing", "share of volumes whose highest voxel is in the truth"),
         Metric("mass", "mass", "share of the positive mass in the truth over its volume share"),
-        Metric("patch_auc", "patch AUC", "a patch with truth is above a patch without; chance .5"),
+        Metric(
+            "patch_auc",
+            "patch AUC",
+            "a patch with truth is above one without, not smoothed; chance .5",
+        ),
         Metric("patch_ap", "patch AP", "average precision of patches with truth"),
         Metric(
             "patch_pointing", "patch pointing", "share of volumes whose highest patch has truth"
@@ -66,7 +71,10 @@ PER_MAP = (
 
 
 def volume_metrics(
-    relevance: NDArray[np.float32], drawn: PhantomVolumes, n: int, patch_size: Shape3
+    relevance: NDArray[np.float32],
+    patches: NDArray[np.float32],
+    drawn: PhantomVolumes,
+    n: int,
 ) -> dict[str, float]:
     """Return the numbers of one map.
 
@@ -74,10 +82,10 @@ def volume_metrics(
     ----------
     relevance : (i, j, k)
         The map.
+    patches : (gi, gj, gk)
+        One number per patch.
     drawn, n
         The phantom, its truth corrected for what can be seen, and which of its volumes.
-    patch_size : (3,)
-        Of the model, in voxels.
 
     Returns
     -------
@@ -97,7 +105,7 @@ def volume_metrics(
         "pointing": float(distance < 1e-6),
         "mass": mass_over_volume(values, truth, inside),
         "peak_mm": distance,
-        **patch_metrics(values, truth, inside, patch_size),
+        **patch_metrics(patches.astype(np.float64), truth, inside),
         "associated_auc": missing,
         "distractor_auc": missing,
         "distractor_mass": missing,
@@ -114,31 +122,33 @@ def volume_metrics(
 
 
 def patch_metrics(
-    values: NDArray[np.float64],
-    truth: NDArray[np.bool_],
-    inside: NDArray[np.bool_],
-    patch_size: Shape3,
+    patches: NDArray[np.float64], truth: NDArray[np.bool_], inside: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Return how well patches with truth stand above those without, by their means.
+    """Return how well patches with truth stand above those without.
 
-    Only patches with voxels inside count, each by the mean of those. A model that normalises
-    patches uses whole patches that the signal's border cuts, on both sides of the border.
+    Patches that touch the inside count. A model that normalises patches uses whole patches that
+    the signal's border cuts, on both sides of the border.
+
+    Parameters
+    ----------
+    patches : (gi, gj, gk)
+        One number per patch.
+    truth, inside : (i, j, k)
+        Voxels.
     """
-    total, found, planted = (
-        patch_sums(a.astype(np.float64), patch_size).ravel()
-        for a in (np.where(inside, values, 0), inside, truth)
-    )
-    some = found > 0
-    means, present = total[some] / found[some], planted[some] > 0
-    missing = present.all() or not present.any()
+    i, j, k = (n // g for n, g in zip(truth.shape, patches.shape, strict=True))
+    planted, found = (patch_sums(a.astype(np.float64), (i, j, k)) > 0 for a in (truth, inside))
+    values, present = patches[found], planted[found]
+    if present.all() or not present.any():
+        return dict.fromkeys(("patch_auc", "patch_ap", "patch_pointing"), float("nan"))
     return {
-        "patch_auc": float("nan") if missing else roc_auc(means, present),
-        "patch_ap": float("nan") if missing else average_precision(means, present),
-        "patch_pointing": float("nan") if missing else float(present[means.argmax()]),
+        "patch_auc": roc_auc(values, present),
+        "patch_ap": average_precision(values, present),
+        "patch_pointing": float(present[values.argmax()]),
     }
 
 
-def patch_sums(values: NDArray[np.float64], patch_size: Shape3) -> NDArray[np.float64]:
+def patch_sums(values: NDArray[Any], patch_size: Shape3) -> NDArray[Any]:
     """Return the sum over each patch, (..., i, j, k) to (..., gi, gj, gk)."""
     *more, i, j, k = values.shape
     p, q, r = patch_size

@@ -1,8 +1,4 @@
-"""Maps that ask a model, each by the name of its row, before any smoothing.
-
-Maps of patches are interpolated linearly between the patches' centres, those of voxels are taken
-as they are.
-"""
+"""Maps that ask a model, each by the name of its row, before any smoothing."""
 
 from __future__ import annotations
 
@@ -14,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from g3dvit.benchmark.metrics import patch_sums
 from g3dvit.benchmark.removal import single_removal
 from g3dvit.benchmark.vit3d import embed
 from g3dvit.explain import Explainer, Explanation
@@ -26,8 +23,24 @@ from g3dvit.methods.shift_averaged import (
 )
 from g3dvit.phantoms import PhantomVolumes
 
-#: Maps, and the shifts that were kept for each volume where there were any.
-Made = tuple[NDArray[np.float32], float | None]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """The maps of one row.
+
+    Parameters
+    ----------
+    voxels : (n, i, j, k)
+        Maps of patches are interpolated linearly between the patches' centres.
+    patches : (n, gi, gj, gk)
+        One number per patch, as the method gives it; of voxel maps the mean.
+    kept
+        Mean number of shifts that were kept, where there were any.
+    """
+
+    voxels: NDArray[np.float32] = field(repr=False)
+    patches: NDArray[np.float32] = field(repr=False)
+    kept: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +98,24 @@ class ModelMaps:
             method, weighting = "token_gradcam", method.removeprefix("token_gradcam_")
         result = self._explain(method, slice(0, count), weighting)
         if row == "frozen_gate_fine":
-            return _array(spread_signed(result.relevance, _voxels(result))), None
+            return self.of_voxels(spread_signed(result.relevance, _voxels(result)))
         if row == "frozen_gate_voxels" or METHODS[method].source == "input":
-            return _array(_voxels(result)), None
+            return self.of_voxels(_voxels(result))
         tokens = result.content if row == "frozen_gate_content" else result.relevance
         assert tokens is not None  # frozen gates always give the content
-        return self._upsampled(tokens), None
+        return self.of_patches(tokens)
+
+    def of_voxels(self, voxels: Tensor, kept: float | None = None) -> Made:
+        """Return voxel maps with the means of their patches."""
+        edges = self.explainer.geometry.patch_size
+        values = _array(voxels)
+        i, j, k = edges
+        means = (patch_sums(values, (i, j, k)) / (i * j * k)).astype(np.float32)
+        return Made(values, means, kept)
+
+    def of_patches(self, tokens: Tensor) -> Made:
+        """Return maps of patches, interpolated to voxels."""
+        return Made(upsample(tokens, self.drawn.mask.shape), _array(tokens))
 
     def _explain(
         self, method: str, which: slice, weighting: str = "mean", x: Tensor | None = None
@@ -116,9 +141,6 @@ class ModelMaps:
     def _inputs(self, which: slice) -> Tensor:
         return torch.from_numpy(self.drawn.volumes[which])[:, None]
 
-    def _upsampled(self, tokens: Tensor) -> NDArray[np.float32]:
-        return upsample(tokens, self.drawn.mask.shape)
-
     def _shifted(self, count: int, *, signed: bool) -> Made:
         geometry, size = self.explainer.geometry, self.settings.batch_size
         shifts = choose_shifts(self.settings.shifts, geometry.patch_size)
@@ -132,9 +154,9 @@ class ModelMaps:
                 return ShiftInputs(result.logits.argmax(1), result.relevance, _voxels(result))
 
             found = shift_averaged(self._inputs(which), explain, shifts, axes, signed=signed)
-            maps.append(_array(found.voxels))
+            maps.append(found.voxels)
             kept.append(found.kept.numpy())
-        return np.concatenate(maps), float(np.concatenate(kept).mean())
+        return self.of_voxels(torch.cat(maps), float(np.concatenate(kept).mean()))
 
     def _token_removal(self, count: int) -> Made:
         model, geometry = self.explainer.model, self.explainer.geometry
@@ -145,8 +167,7 @@ class ModelMaps:
             single_removal(model, one, int(label), patches)
             for one, label in zip(tokens, self.drawn.labels[:count], strict=True)
         ]
-        grid = torch.from_numpy(np.stack(scores)).reshape(-1, *geometry.grid_shape)
-        return self._upsampled(grid), None
+        return self.of_patches(torch.from_numpy(np.stack(scores)).reshape(-1, *geometry.grid_shape))
 
 
 def upsample(tokens: Tensor, shape: tuple[int, ...]) -> NDArray[np.float32]:

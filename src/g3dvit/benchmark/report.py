@@ -42,9 +42,11 @@ The phantoms:
   any place. The class is the octant (position, 8 classes) or the sign (content). "As it was" is
   the original: constant background and boxes aligned with their own size.
 
-SRG removes tokens after positions were added, in steps of a tenth of the patches in the mask, on
-{n_slow} volumes per seed; relative SRG is 0 for random orders and 1 for the order that removing
-single tokens gives. Seconds are those of one run on the machine at hand.
+SRG removes tokens after positions were added, a fifth of the patches in the mask at a time, on
+{n_slow} volumes per seed, as many as the rows of many passes have; relative SRG is 0 for random
+orders and 1 for the order that removing single tokens gives. "Patch" columns and SRG take one
+number per patch as the method gives it, not smoothed. Seconds are those of one run on the machine
+at hand.
 
 The models are `vit_pytorch.vit_3d`:
 

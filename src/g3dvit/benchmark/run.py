@@ -19,14 +19,21 @@ from torch import nn
 
 from g3dvit.benchmark.cases import Case
 from g3dvit.benchmark.files import write_text
-from g3dvit.benchmark.maps import BASELINES, ROWS, SEED_ROW, MapSettings, RowMaps, make_maps
+from g3dvit.benchmark.maps import (
+    BASELINES,
+    REMOVAL_ROW,
+    ROWS,
+    SEED_ROW,
+    MapSettings,
+    RowMaps,
+    make_maps,
+)
 from g3dvit.benchmark.metrics import patch_sums, volume_metrics
 from g3dvit.benchmark.models import ModelRecipe, TrainedModel, trained_model
 from g3dvit.benchmark.removal import removal_gain, single_removal
 from g3dvit.benchmark.vit3d import embed
 from g3dvit.diagnose import spearman
 from g3dvit.explain import Explainer
-from g3dvit.grids import Shape3
 from g3dvit.phantoms import PhantomVolumes, correct_truth, recipe_hash
 from g3dvit.plain import to_json
 
@@ -36,7 +43,7 @@ Talk = Callable[[str], None]
 _REFERENCES = 64
 
 #: Raised whenever the same maps get other numbers than before.
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +139,10 @@ def measure(name: str, trained: TrainedModel, settings: RunSettings) -> Part:
     explainer = Explainer(trained.model, (1, *drawn.mask.shape))
     references = recipe.phantom.draw(_REFERENCES, "train", recipe.seed).volumes
     maps = make_maps(explainer, drawn, settings.maps, references=references, seed=recipe.seed)
-    edges = (recipe.patch_size,) * 3
     values: dict[str, dict[str, NDArray[np.float64]]] = {}
     for row, found in maps.items():
-        numbers = [volume_metrics(one, drawn, n, edges) for n, one in enumerate(found.maps)]
+        both = zip(found.maps, found.patches, strict=True)
+        numbers = [volume_metrics(one, patches, drawn, n) for n, (one, patches) in enumerate(both)]
         values[row] = {
             key: _padded([line[key] for line in numbers], len(drawn)) for key in numbers[0]
         }
@@ -233,31 +240,28 @@ def _removal(
     """Add SRG, and SRG relative to random orders and to single removal."""
     n = min(n, len(drawn))
     edges = (recipe.patch_size,) * 3
-    inside = np.flatnonzero(_patch_means(drawn.mask[None].astype(np.float32), edges)[0] > 0)
+    inside = np.flatnonzero(patch_sums(drawn.mask.astype(np.float32), edges))
     tokens = torch.cat(
         [embed(model, x) for x in torch.split(torch.from_numpy(drawn.volumes[:n])[:, None], 20)]
     )
     labels = drawn.labels[:n]
-    oracle_scores = np.stack(
-        [single_removal(model, t, int(c), inside) for t, c in zip(tokens, labels, strict=True)]
-    )
+    if REMOVAL_ROW in maps:
+        oracle_scores = maps[REMOVAL_ROW].patches.reshape(n, -1)[:, inside].astype(np.float64)
+    else:
+        oracle_scores = np.stack(
+            [single_removal(model, t, int(c), inside) for t, c in zip(tokens, labels, strict=True)]
+        )
     oracle = removal_gain(model, tokens, labels, oracle_scores, inside).mean()
     rng = np.random.default_rng([recipe.seed, 8])
     orders = [rng.standard_normal(oracle_scores.shape) for _ in range(3)]
     chance = float(np.mean([removal_gain(model, tokens, labels, o, inside) for o in orders]))
     for row, found in maps.items():
-        scores = _patch_means(found.maps[:n], edges)[:, inside]
+        scores = found.patches[:n].reshape(n, -1)[:, inside].astype(np.float64)
         gain = removal_gain(model, tokens, labels, scores, inside)
-        blank = np.full(len(drawn), np.nan)
-        values[row]["srg"], values[row]["relative_srg"] = blank, blank.copy()
-        values[row]["srg"][:n] = gain
-        values[row]["relative_srg"][:n] = (gain - chance) / (oracle - chance)
-
-
-def _patch_means(maps: NDArray[np.float32], edges: Shape3) -> NDArray[np.float64]:
-    """Return the mean over each patch, (n, patches), in the order of the tokens."""
-    sums = patch_sums(maps.astype(np.float64), edges)
-    return sums.reshape(len(maps), -1) / np.prod(edges)
+        values[row]["srg"] = _padded(gain.tolist(), len(drawn))
+        values[row]["relative_srg"] = _padded(
+            ((gain - chance) / (oracle - chance)).tolist(), len(drawn)
+        )
 
 
 def read_part(path: Path) -> Part:
