@@ -160,6 +160,7 @@ NEEDS: dict[str, dict] = {"cam": {"before": 0, "pool": "patches"}}
 REFERENCES = torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(8))
 ARGUMENTS: dict[str, dict] = {
     "smoothgrad": {"samples": 3},
+    "frozen_gate_noise": {"samples": 3},
     "integrated_gradients": {"samples": 4, "references": REFERENCES},
     "expected_gradients": {"samples": 6, "references": REFERENCES},
     "occlusion": {"references": REFERENCES},

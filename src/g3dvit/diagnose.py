@@ -197,7 +197,7 @@ def check_discarded(value: float, channels: int) -> Check:
     return Check("discarded share", value, None, None, "pass", sentence)
 
 
-def check_completeness(error: float, module: str = "") -> Check:
+def check_completeness(error: float, module: str = "", *, of: str = "the score") -> Check:
     """Judge the completeness error of a frozen-gate map.
 
     Parameters
@@ -206,6 +206,8 @@ def check_completeness(error: float, module: str = "") -> Check:
         As `g3dvit.methods.completeness_error` gives it.
     module
         Where it arises, if known.
+    of
+        What the shares should add up to.
     """
     where = f"; relevance is lost or gained in {module}" if module else ""
     return judge(
@@ -214,9 +216,9 @@ def check_completeness(error: float, module: str = "") -> Check:
         0.01,
         0.05,
         (
-            "All shares of this map add up to the score",
-            f"The shares of this map do not quite add up to the score{where}",
-            f"The shares of this map do not add up to the score{where}",
+            f"All shares of this map add up to {of}",
+            f"The shares of this map do not quite add up to {of}{where}",
+            f"The shares of this map do not add up to {of}{where}",
         ),
         low_is_bad=False,
     )

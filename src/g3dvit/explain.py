@@ -127,6 +127,7 @@ class Explainer:
         samples: int | None = ...,
         noise: float = ...,
         seed: int = ...,
+        gamma: float = ...,
         check: str | Sequence[str] = ...,
         progress: Progress | None = ...,
     ) -> Explanation: ...
@@ -147,6 +148,7 @@ class Explainer:
         samples: int | None = ...,
         noise: float = ...,
         seed: int = ...,
+        gamma: float = ...,
         check: str | Sequence[str] = ...,
         progress: Progress | None = ...,
     ) -> Mapping[str, Explanation]: ...
@@ -166,6 +168,7 @@ class Explainer:
         samples: int | None = None,
         noise: float = 0.1,
         seed: int = 0,
+        gamma: float = 0.25,
         check: str | Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Explanation | Mapping[str, Explanation]:
@@ -199,6 +202,8 @@ class Explainer:
         samples, noise, seed
             Passes, noise (in standard deviations of the voxels) and seed of the methods that
             average; `samples` None is the method's own number.
+        gamma
+            Of frozen gates with the gamma rule.
         check
             Further checks, run on the first batch: ``"float64"``.
         progress
@@ -236,6 +241,7 @@ class Explainer:
                     "samples": samples,
                     "noise": noise,
                     "seed": seed,
+                    "gamma": gamma,
                 },
                 names,
                 self.geometry.input_shape,

@@ -18,6 +18,7 @@ from g3dvit.capture import FrozenPass, LayerPass, wider
 from g3dvit.capture.conservation import unconserved_module
 from g3dvit.explain_attention import explain_attention
 from g3dvit.explain_context import BatchResult, Context, host
+from g3dvit.explain_gates import explain_gates, patch_share, share_maps, shares_of, shuffles
 from g3dvit.explain_input import explain_input
 from g3dvit.explain_layers import explain_blocks, explain_linear_head
 from g3dvit.explain_removal import explain_removal
@@ -25,7 +26,6 @@ from g3dvit.explain_request import Request
 from g3dvit.explanation import Maps
 from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS, completeness_error, token_gradcam
-from g3dvit.methods import frozen_gate as frozen_gate_shares
 from g3dvit.methods.frozen_gates import FrozenGateMap
 from g3dvit.methods.table import Source
 from g3dvit.targets import Chosen, Scores
@@ -69,6 +69,7 @@ def explain_batch(
     families: dict[Source, Callable[[], None]] = {
         "layer": batch.explain_layer,
         "frozen gates": batch.explain_frozen,
+        "gate variants": lambda: explain_gates(batch),
         "layers": lambda: explain_blocks(batch),
         "linear head": lambda: explain_linear_head(batch),
         "input": lambda: explain_input(batch),
@@ -181,10 +182,10 @@ class _Batch(Context):
             self._one_at_a_time()
             return
         assert self.result is not None  # `choose_scores` has made it
-        self.store("frozen_gate", [self._frozen_maps(s, e) for s, e in shares])
+        self.store("frozen_gate", [share_maps(self, s, e) for s, e in shares])
         self.result.maps["frozen_gate"]["scores"] = host(scores.values)
         module = self._culprit(errors, scores) if float(errors.max()) > _FAILED else ""
-        size = torch.stack([_patch_share(s) for s, _ in shares], dim=1).amin(1).tolist()
+        size = torch.stack([patch_share(s) for s, _ in shares], dim=1).amin(1).tolist()
         self.result.checks["frozen_gate"] = [
             (diagnose.check_empty(share), diagnose.check_completeness(error, module))
             for share, error in zip(size, errors.amax(1).tolist(), strict=True)
@@ -200,36 +201,11 @@ class _Batch(Context):
     def _frozen_shares(
         self, run: Callable[[Tensor], Any], x: Tensor
     ) -> tuple[list[tuple[FrozenGateMap, Tensor]], Scores]:
-        order = self.geometry.token_order
-        moved = order != tuple(range(len(order)))
-        frozen = FrozenPass(run, x, self.counts, trace=moved)
+        frozen = FrozenPass(run, x, self.counts, trace=shuffles(self.geometry))
         scores = self.choose_scores(frozen.logits)
-        found = []
-        for number in range(scores.values.shape[1]):
-            products = frozen.products(scores.weights[:, number])
-            shares = frozen_gate_shares(
-                products,
-                self.geometry.num_patches,
-                self.geometry.num_prefix_tokens,
-                self.by_patch(self.volume(products.voxels)),
-                scores.offsets[:, number],
-            )
-            found.append((shares, completeness_error(shares, scores.values[:, number])))
-        return found, scores
-
-    def _frozen_maps(self, shares: FrozenGateMap, error: Tensor) -> Maps:
-        maps = {
-            "relevance": shares.relevance,
-            "content": shares.content,
-            "position": shares.position,
-            "embedding_bias": shares.embedding_bias,
-        }
-        return {name: host(self.grid(values)) for name, values in maps.items()} | {
-            "voxel_relevance": host(self.volume(shares.voxels)),
-            "prefix": host(shares.prefix),
-            "bias": host(shares.bias),
-            "completeness_error": host(error),
-        }
+        found = shares_of(self, frozen, scores)
+        values = scores.values.unbind(1)
+        return [(s, completeness_error(s, y)) for s, y in zip(found, values, strict=True)], scores
 
     def _one_at_a_time(self) -> None:
         request = replace(self.request, methods=("frozen_gate",), alone=False)
@@ -265,11 +241,3 @@ class _Batch(Context):
             diagnose.worst(check for row in self.result.checks["frozen_gate"] for check in row)
             != "fail"
         )
-
-
-def _patch_share(shares: FrozenGateMap) -> Tensor:
-    """Return the largest share of a patch over the largest of any share, per volume."""
-    largest = shares.relevance.abs().amax(1)
-    others = torch.maximum(shares.prefix.abs(), shares.bias.abs())
-    top = torch.maximum(largest, others)
-    return torch.where(top > 0, largest / torch.where(top > 0, top, 1.0), 0.0)

@@ -125,8 +125,10 @@ def resolve_options(
         raise MethodError(f"`samples` takes a positive integer, was given {samples!r}")
     if not noise >= 0:
         raise MethodError(f"`noise` takes a number from 0, was given {noise!r}")
+    if not given["gamma"] >= 0:
+        raise MethodError(f"`gamma` takes a number from 0, was given {given['gamma']!r}")
     references = _references(given["references"], tuple(input_shape))
-    return Options(references, samples, float(noise), int(seed))
+    return Options(references, samples, float(noise), int(seed), float(given["gamma"]))
 
 
 def _references(given: Any, input_shape: tuple[int, ...]) -> Tensor | None:

@@ -28,12 +28,15 @@ class Options:
         Standard deviation of added noise, in standard deviations of the voxels that are not 0.
     seed
         Of everything that is drawn.
+    gamma
+        Of the gamma rule: how much more contributions of a unit's own sign count.
     """
 
     references: Tensor | None = field(default=None, repr=False)
     samples: int | None = None
     noise: float = 0.1
     seed: int = 0
+    gamma: float = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from g3dvit.capture.frozen_functions import per_volume, wide, wide_dtype
-from g3dvit.capture.gates import Constant, FrozenGates, frozen_gates
+from g3dvit.capture.gate_gamma import GammaGates
+from g3dvit.capture.gates import Constant, FrozenGates
 from g3dvit.capture.layers import watch_layer
 from g3dvit.capture.outputs import as_tokens, first_output, token_axes
 from g3dvit.errors import LayerError
@@ -147,12 +148,22 @@ class FrozenPass:
     trace
         Follow each constant to the tokens it reaches; needed where the model may shuffle its
         tokens after it has added positions.
+    gamma
+        Of the gamma rule in linear maps and convolutions; 0 is none (`g3dvit.capture.gate_gamma`).
     """
 
     def __init__(
-        self, run: Run, x: Tensor, token_counts: tuple[int, ...], *, trace: bool = False
+        self,
+        run: Run,
+        x: Tensor,
+        token_counts: tuple[int, ...],
+        *,
+        trace: bool = False,
+        gamma: float = 0.0,
     ) -> None:
-        with frozen_gates(x, token_counts) as gates:
+        plain = gamma == 0
+        gates = FrozenGates(x, token_counts) if plain else GammaGates(x, token_counts, gamma)
+        with gates:
             self.logits = first_output(run(gates.input))
         self.gates: FrozenGates = gates
         self._reached = self._trace() if trace and gates.tokens is not None else {}

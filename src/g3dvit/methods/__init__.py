@@ -13,7 +13,12 @@ from difflib import get_close_matches
 
 from g3dvit.errors import MethodError
 from g3dvit.methods.attention import attention_rollout, gradient_rollout
-from g3dvit.methods.frozen_gates import FrozenGateMap, completeness_error, frozen_gate
+from g3dvit.methods.frozen_gates import (
+    FrozenGateMap,
+    completeness_error,
+    frozen_gate,
+    frozen_gate_noise,
+)
 from g3dvit.methods.gradients import (
     expected_gradients,
     gradient_x_input,
@@ -52,6 +57,7 @@ __all__ = [
     "expected_gradients",
     "find_method",
     "frozen_gate",
+    "frozen_gate_noise",
     "gradcam",
     "gradcam_plus_plus",
     "gradient_rollout",

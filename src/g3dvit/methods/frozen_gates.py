@@ -11,13 +11,15 @@ not that the model would do the same without a patch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from g3dvit.methods.gradients import noisy_copies
 
 
 class ConstantShare(Protocol):
@@ -92,6 +94,12 @@ class FrozenGateMap:
     total_from_voxels: Float[Tensor, " batch"] = field(repr=False)
     total_from_tokens: Float[Tensor, " batch"] = field(repr=False)
 
+    @classmethod
+    def joined(cls, parts: Sequence[FrozenGateMap]) -> FrozenGateMap:
+        """Return the shares of several batches as those of one."""
+        names = [part.name for part in fields(cls)]
+        return cls(**{name: torch.cat([getattr(one, name) for one in parts]) for name in names})
+
 
 def frozen_gate(
     products: Products,
@@ -157,6 +165,44 @@ def frozen_gate(
         total_from_voxels=from_voxels,
         total_from_tokens=relevance.sum(1) + prefix + behind,
     )
+
+
+def frozen_gate_noise(
+    shares: Callable[[Tensor], Sequence[FrozenGateMap]],
+    x: Float[Tensor, "batch ..."],
+    *,
+    samples: int = 16,
+    noise: float = 0.1,
+    seed: int = 0,
+) -> list[FrozenGateMap]:
+    """Return the mean of frozen-gate shares over noisy copies of the input, for each score.
+
+    Every copy's shares add up to its score, so their means add up to the mean score of the copies,
+    which is not that of the volume itself.
+
+    Parameters
+    ----------
+    shares
+        From volumes (batch, ...) to their shares, one per score.
+    x : (batch, ...)
+        The volumes.
+    samples, noise, seed
+        As for `g3dvit.methods.smoothgrad`.
+
+    References
+    ----------
+    Smilkov et al. 2017, https://arxiv.org/abs/1706.03825, applied to the shares of `frozen_gate`
+    """
+    names = [part.name for part in fields(FrozenGateMap)]
+    totals: list[dict[str, Tensor]] = []
+    for copy in noisy_copies(x, samples=samples, noise=noise, seed=seed):
+        found = shares(copy)
+        totals = totals or [{} for _ in found]
+        for total, one in zip(totals, found, strict=True):
+            for name in names:
+                part = getattr(one, name) / samples
+                total[name] = total[name] + part if name in total else part
+    return [FrozenGateMap(**total) for total in totals]
 
 
 def completeness_error(

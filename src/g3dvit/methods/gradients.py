@@ -7,7 +7,7 @@ volume of a batch, so that a batch gives what its volumes give alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -59,15 +59,33 @@ def smoothgrad(
     ----------
     Smilkov et al. 2017, https://arxiv.org/abs/1706.03825
     """
-    generator = torch.Generator().manual_seed(seed)
-    spread = torch.stack([_spread(volume) for volume in x]).reshape(-1, *(1,) * (x.ndim - 1))
     total: Tensor | None = None
-    for _ in range(samples):
-        one = torch.randn(x.shape[1:], generator=generator, dtype=torch.float64).to(x)
-        found = _wide(gradient(x + noise * spread.to(x) * one))
+    for copy in noisy_copies(x, samples=samples, noise=noise, seed=seed):
+        found = _wide(gradient(copy))
         total = found if total is None else total + found
     assert total is not None  # at least one sample
     return total / samples
+
+
+def noisy_copies(x: Tensor, *, samples: int, noise: float, seed: int) -> Iterator[Tensor]:
+    """Yield copies of volumes with Gaussian noise, the same for every volume of a batch.
+
+    Parameters
+    ----------
+    x : (batch, ...)
+        The volumes.
+    samples
+        Number of copies.
+    noise
+        Standard deviation of the noise, in standard deviations of the voxels that are not 0.
+    seed
+        Of the noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.stack([_spread(volume) for volume in x]).reshape(-1, *(1,) * (x.ndim - 1))
+    for _ in range(samples):
+        one = torch.randn(x.shape[1:], generator=generator, dtype=torch.float64).to(x)
+        yield x + noise * spread.to(x) * one
 
 
 def _spread(volume: Tensor) -> Tensor:

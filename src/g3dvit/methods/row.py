@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Source = Literal[
-    "layer", "layers", "linear head", "frozen gates", "input", "attention", "kept tokens"
+    "layer",
+    "layers",
+    "linear head",
+    "frozen gates",
+    "gate variants",
+    "input",
+    "attention",
+    "kept tokens",
 ]
 
 
@@ -31,8 +38,8 @@ class Method:
         In passes, for one score.
     source
         What it needs: one ``"layer"`` (graph from there on), all ``"layers"`` that feed an
-        attention, a ``"linear head"``, a pass with ``"frozen gates"``, gradients at
-        the ``"input"``, every ``"attention"``, or the model run on ``"kept tokens"``.
+        attention, a ``"linear head"``, a pass with ``"frozen gates"`` or its ``"gate variants"``,
+        gradients at the ``"input"``, every ``"attention"``, or the model run on ``"kept tokens"``.
     space
         The finest resolution it gives.
     signed

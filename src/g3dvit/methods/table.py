@@ -7,7 +7,7 @@ on some of its patches or on other volumes in `g3dvit.methods.table_removal`, th
 from __future__ import annotations
 
 from g3dvit.methods.attention import attention_rollout, gradient_rollout
-from g3dvit.methods.frozen_gates import frozen_gate
+from g3dvit.methods.frozen_gates import frozen_gate, frozen_gate_noise
 from g3dvit.methods.gradients import (
     expected_gradients,
     gradient_x_input,
@@ -39,6 +39,38 @@ METHODS: dict[str, Method] = {
             linear=True,
             complete=True,
             arguments=(),
+        ),
+        Method(
+            name="frozen_gate_noise",
+            title="frozen-gate relevance, averaged over noise",
+            function=frozen_gate_noise,
+            equation="R_p = mean_k sum_d dy*/dh_pd * h_pd at x + noise_k (y* with gates frozen)",
+            paper="Ali et al. 2022 (CP-LRP), averaged as in Smilkov et al. 2017",
+            url="https://arxiv.org/abs/1706.03825",
+            cost="16 (F + B)",
+            source="gate variants",
+            space="voxel",
+            signed=True,
+            class_specific=True,
+            linear=True,
+            complete=True,
+            arguments=("samples", "noise", "seed"),
+        ),
+        Method(
+            name="frozen_gate_gamma",
+            title="frozen-gate relevance with the gamma rule",
+            function=frozen_gate,
+            equation="R_p = sum_j m'_pj / sum_i m'_ij R_j, m'_ij = m_ij (1 + gamma [m_ij z_j > 0])",
+            paper="Achtibat et al. 2024, AttnLRP (CP-LRP with the gamma rule)",
+            url="https://arxiv.org/abs/2402.05602",
+            cost="F + 3 B",
+            source="gate variants",
+            space="voxel",
+            signed=True,
+            class_specific=True,
+            linear=True,
+            complete=True,
+            arguments=("gamma",),
         ),
         Method(
             name="gradient_x_input",

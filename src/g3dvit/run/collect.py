@@ -33,6 +33,8 @@ from g3dvit.volumes import Volume
 COMPANIONS = {
     "token_gradcam": ("patch_weights", "token_sum"),
     "frozen_gate": ("content", "position"),
+    "frozen_gate_noise": ("content", "position"),
+    "frozen_gate_gamma": ("content", "position"),
 }
 
 

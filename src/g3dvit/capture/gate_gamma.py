@@ -1,0 +1,136 @@
+"""Frozen gates with the gamma rule: what goes along with a unit's sign counts more.
+
+A linear map or convolution adds up contributions ``m_ij = x_i w_ij`` (and a bias) to ``z_j``. With
+frozen gates input i gets the share ``m_ij / z_j`` of what unit j stands for; where large
+contributions of both signs cancel, such shares are large, opposite and noisy. The gamma rule counts
+those that have the sign of ``z_j`` ``1 + gamma`` times,
+
+    ``R_i = sum_j m'_ij / z'_j R_j``,
+    ``m'_ij = m_ij (1 + gamma [m_ij z_j > 0])``, ``z'_j = sum_i m'_ij``,
+
+with the bias as one more input, so that all shares still add up to the score. ``z'_j`` has the sign
+of ``z_j`` and is no smaller, so nothing is divided by a small number. It is linear in the score.
+
+References
+----------
+Montavon et al. 2019, https://doi.org/10.1007/978-3-030-28954-6_10 (for inputs that are never
+negative); Andeol et al. 2021, https://arxiv.org/abs/2106.04923 (for inputs of both signs);
+Achtibat et al. 2024, https://arxiv.org/abs/2402.05602 (in Vision Transformers)
+"""
+# ruff: noqa: D102 - forward and backward are what torch says they are
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from g3dvit.capture.frozen_functions import is_live
+from g3dvit.capture.gates import FrozenGates
+
+#: From inputs and weights to outputs, linear in either.
+Linear = Callable[[Tensor, Tensor], Tensor]
+
+_CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
+_PRODUCTS = frozenset({"matmul", "__matmul__"})
+
+
+class GammaGates(FrozenGates):
+    """Runs a model with frozen gates and the gamma rule in its linear maps and convolutions.
+
+    Parameters
+    ----------
+    x, token_counts
+        As for `FrozenGates`.
+    gamma
+        How much more contributions of the unit's own sign count; 0 is plain frozen gates.
+    """
+
+    def __init__(self, x: Tensor, token_counts: tuple[int, ...], gamma: float) -> None:
+        super().__init__(x, token_counts)
+        self.gamma = gamma
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        keywords = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if torch.is_grad_enabled():
+            if name == "linear" or name in _CONVOLUTIONS:
+                found = self._with_weights(func, args, keywords)
+            elif name in _PRODUCTS and len(args) == 2 and args[1].ndim == 2:
+                found = self._ruled(torch.matmul, args[0], args[1], None)
+            else:
+                found = None
+            if found is not None:
+                return found
+        return super().__torch_function__(func, types, args, keywords)
+
+    def _with_weights(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+        x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
+
+        def linear(values: Tensor, weights: Tensor) -> Tensor:
+            out: Tensor = func(values, weights, None, *args[3:], **given)
+            return out
+
+        if bias is not None and func.__name__ in _CONVOLUTIONS:
+            bias = bias.view(-1, *(1,) * (weight.ndim - 2))
+        return self._ruled(linear, x, weight, bias)
+
+    def _ruled(self, linear: Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+        if not is_live(x) or is_live(weight) or is_live(bias):
+            return None
+        with torch.no_grad():
+            out = linear(x, weight)
+        noted = None if bias is None else self.constant(bias, out, out.shape)
+        return GammaLinear.apply(x, noted, weight, out, linear, self.gamma)
+
+
+class GammaLinear(Function):
+    """A linear map whose backward pass follows the gamma rule."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        bias: Tensor | None,
+        weight: Tensor,
+        out: Tensor,
+        linear: Linear,
+        gamma: float,
+    ) -> Tensor:
+        z = out.clone() if bias is None else out + bias
+        ctx.save_for_backward(x, bias, weight, z)
+        ctx.linear, ctx.gamma = linear, gamma
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, bias, weight, z = ctx.saved_tensors
+        linear, gamma = ctx.linear, ctx.gamma
+        above, below = weight.clamp(min=0), weight.clamp(max=0)
+        positive = linear(x.clamp(min=0), above) + linear(x.clamp(max=0), below)
+        if bias is not None:
+            positive = positive + bias.clamp(min=0)
+        up = z > 0
+        counted = z + gamma * torch.where(up, positive, z - positive)
+        scaled = gradient * torch.where(counted != 0, z / torch.where(counted != 0, counted, 1), 0)
+        to_up, to_down = scaled * up, scaled * ~up
+
+        def back(weights: Tensor, values: Tensor) -> Tensor:
+            with torch.enable_grad():
+                leaf = x.detach().requires_grad_()
+                found: Tensor = torch.autograd.grad(linear(leaf, weights), leaf, values)[0]
+            return found
+
+        parts = back(above, to_up), back(below, to_up), back(above, to_down), back(below, to_down)
+        same = torch.where(x > 0, parts[0] + parts[3], parts[1] + parts[2])
+        grad_x = sum(parts[1:], start=parts[0]) + gamma * same
+        grad_bias = None
+        if bias is not None:
+            grad_bias = scaled + gamma * scaled * ((bias > 0) == up)
+        return grad_x, grad_bias, None, None, None, None
