@@ -1,4 +1,4 @@
-"""Output folders that appear whole or not at all.
+"""Files and output folders that appear whole or not at all.
 
 Everything is written to a hidden folder beside the target, which is renamed at the end. After an
 exception, Ctrl-C or a full disk nothing is left, and an older output is as it was. A folder is
@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,22 @@ from g3dvit.plain import to_json
 
 MARKER = "provenance.json"
 GENERATOR = "g3dvit"
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside its place and move it there, so that it is never half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from g3dvit.benchmark.files import write_whole
 from g3dvit.benchmark.maps import ROWS, MapSettings, make_maps
 from g3dvit.benchmark.metrics import METRICS
 from g3dvit.benchmark.model_maps import ModelSettings
@@ -16,6 +15,7 @@ from g3dvit.benchmark.models import TrainedModel
 from g3dvit.benchmark.run import held_out
 from g3dvit.benchmark.table import Line
 from g3dvit.explain import Explainer
+from g3dvit.folders import write_whole
 
 #: What the figure of maps shows.
 SHOWN = (

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from g3dvit.benchmark.files import write_whole
 from g3dvit.benchmark.vit3d import embed, logits_of
 from g3dvit.errors import InputError, ModelError
+from g3dvit.folders import write_whole
 from g3dvit.phantoms import PhantomVolumes, Recipe, recipe_hash
 from g3dvit.plain import to_json
 

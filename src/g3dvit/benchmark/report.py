@@ -7,12 +7,12 @@ from pathlib import Path
 
 from g3dvit.benchmark.cases import Case
 from g3dvit.benchmark.figures import draw_maps, draw_numbers
-from g3dvit.benchmark.files import write_text
 from g3dvit.benchmark.maps import RECOMMENDED_ROW, ROWS
 from g3dvit.benchmark.metrics import METRICS
 from g3dvit.benchmark.models import ModelRecipe, trained_model
 from g3dvit.benchmark.run import RunSettings
 from g3dvit.benchmark.table import Line, to_markdown, to_tsv
+from g3dvit.folders import write_text
 from g3dvit.plain import to_json
 
 _HEAD = """\

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from g3dvit.benchmark.cases import Case
-from g3dvit.benchmark.files import write_text
 from g3dvit.benchmark.maps import (
     BASELINES,
     REMOVAL_ROW,
@@ -34,6 +33,7 @@ from g3dvit.benchmark.removal import removal_gain, single_removal
 from g3dvit.benchmark.vit3d import embed
 from g3dvit.diagnose import spearman
 from g3dvit.explain import Explainer
+from g3dvit.folders import write_text
 from g3dvit.phantoms import PhantomVolumes, correct_truth, recipe_hash
 from g3dvit.plain import to_json
 

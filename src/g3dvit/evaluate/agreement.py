@@ -1,4 +1,4 @@
-"""How alike maps are: rank correlation, intraclass correlation, smoothness. Numpy and scipy.
+"""How alike maps are: rank correlation, intraclass correlation, smoothness. Numpy only.
 
 *ICC(2,1)* is the intraclass correlation of single measurements, for absolute agreement, when both
 patches and models are random: the share of the variance that is due to the patches.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from g3dvit.diagnose import spearman as rank_correlation
 from g3dvit.errors import InputError
 
 
@@ -24,8 +25,6 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     a, b : (n,)
         Values; pairs with one that is not finite are left out.
     """
-    from scipy.stats import rankdata
-
     x, y = np.asarray(a, np.float64).ravel(), np.asarray(b, np.float64).ravel()
     if x.shape != y.shape:
         raise InputError(f"a correlation needs pairs, was given {x.size} and {y.size} values")
@@ -33,7 +32,7 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     x, y = x[both], y[both]
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    return rank_correlation(x, y)
 
 
 def icc_2_1(ratings: ArrayLike) -> float:

@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from g3dvit.errors import InputError
 
 FEWEST_UNITS = 6
+#: Fewest units for an interval: that of 2 is wider than anything it could be about.
+FEWEST_FOR_INTERVAL = 3
 _MOST_EXACT = 16  # units with all sign flips counted; more are drawn
 _DRAWS = 9999
 _BOOTSTRAP = 2000
@@ -31,7 +33,7 @@ class UnitMean:
     mean
         Mean of the units' means.
     low, high
-        95 % interval from Student's t over units; NaN with one unit.
+        95 % interval from Student's t over units; NaN with fewer than 3.
     n_units, n_volumes
         How many.
     """
@@ -65,8 +67,20 @@ def unit_means(values: ArrayLike, units: Sequence[str]) -> NDArray[np.float64]:
     return np.asarray(means, dtype=np.float64)
 
 
-def summarise(values: ArrayLike, units: Sequence[str]) -> UnitMean:
-    """Return mean and interval over units."""
+def summarise(
+    values: ArrayLike,
+    units: Sequence[str],
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> UnitMean:
+    """Return mean and interval over units.
+
+    Parameters
+    ----------
+    values, units : (volumes,)
+        As in `unit_means`.
+    bounds
+        Between which values can lie; the interval is cut there.
+    """
     from scipy.stats import t
 
     means = unit_means(values, units)
@@ -75,10 +89,11 @@ def summarise(values: ArrayLike, units: Sequence[str]) -> UnitMean:
     if n == 0:
         return UnitMean(np.nan, np.nan, np.nan, 0, 0)
     mean = float(means.mean())
-    if n == 1:
-        return UnitMean(mean, np.nan, np.nan, 1, counted)
+    if n < FEWEST_FOR_INTERVAL:
+        return UnitMean(mean, np.nan, np.nan, n, counted)
     half = float(t.ppf(0.975, n - 1) * means.std(ddof=1) / np.sqrt(n))
-    return UnitMean(mean, mean - half, mean + half, n, counted)
+    low, high = max(bounds[0], mean - half), min(bounds[1], mean + half)
+    return UnitMean(mean, low, high, n, counted)
 
 
 def sign_flip_p(differences: ArrayLike, *, seed: int = 0) -> float:
@@ -136,7 +151,7 @@ def ratio_interval(
     if not len(a) or b.mean() <= 0:
         return (float("nan"),) * 3
     ratio = float(a.mean() / b.mean())
-    if len(a) < 3:
+    if len(a) < FEWEST_FOR_INTERVAL:
         return ratio, float("nan"), float("nan")
     drawn = np.random.default_rng(seed).integers(0, len(a), (_BOOTSTRAP, len(a)))
     tops, bottoms = a[drawn].mean(axis=1), b[drawn].mean(axis=1)

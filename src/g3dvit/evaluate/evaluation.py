@@ -1,0 +1,208 @@
+"""Measure how far a model's maps can be believed, on one's own data: `evaluate_run`.
+
+Opens and checks everything, chooses volumes, runs the steps of `g3dvit.evaluate.job` and
+summarises them. Nothing is written but the parts, so that a stopped job can go on.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from g3dvit import __version__
+from g3dvit.errors import G3DWarning, LayerError, MethodError
+from g3dvit.evaluate.explained import explain_volumes
+from g3dvit.evaluate.job import Job
+from g3dvit.evaluate.parts import Parts, parameters_hash
+from g3dvit.evaluate.plan import Plan, plan_volumes
+from g3dvit.evaluate.prepared import (
+    Candidate,
+    Prepared,
+    Progress,
+    check_alike,
+    load_candidate,
+    prepare_volumes,
+)
+from g3dvit.evaluate.settings import DEFAULT_METHODS, EvaluationSettings
+from g3dvit.evaluate.summary import Evaluation, summarise_job
+from g3dvit.methods import METHODS, find_method
+from g3dvit.run.inputs import OpenRun, RunSource, open_runs
+from g3dvit.run.setup import check_labels, check_runs, class_names_of, one_grid, preparation_of
+from g3dvit.run.targets import parse_target, target_words
+
+#: Raised whenever the same settings give other numbers than before.
+VERSION = 1
+
+Say = Callable[[str], None]
+
+
+def evaluate_run(
+    source: RunSource,
+    model: str | Path | nn.Module,
+    *,
+    more_models: Sequence[str | Path | nn.Module] = (),
+    null_models: Sequence[str | Path | nn.Module] = (),
+    methods: Sequence[str] | None = None,
+    target: Any = "predicted",
+    settings: EvaluationSettings | None = None,
+    device: str = "auto",
+    parts: str | Path | None = None,
+    say: Say | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure the maps of a model on one or more runs.
+
+    Parameters
+    ----------
+    source
+        Images and how their volumes are chosen.
+    model
+        A model description file, or what `g3dvit.load_model` returned for one.
+    more_models
+        The same model from other seeds or folds: how well their maps agree.
+    null_models
+        Models trained on permuted labels: maps that resemble theirs owe nothing to the labels.
+    methods
+        Names; None for `DEFAULT_METHODS`, without those that this model does not allow.
+    target
+        ``"predicted"``, ``"label"``, a class (name or number), or a contrast.
+    settings
+        How thoroughly.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"`` ...; ignored where `model` is a module.
+    parts
+        Folder for finished parts, so that a stopped job can go on; None keeps none.
+    say
+        Takes sentences for the user.
+    progress
+        Called with (work done, in all, what is going on).
+
+    Returns
+    -------
+    Evaluation
+        Table, choices, numbers and the sentence; give it to `write_evaluation`.
+
+    Raises
+    ------
+    G3DError
+        Its subclasses say what about image, model, target or method cannot be used.
+    """
+    said = say or (lambda _: None)
+    settings = settings or EvaluationSettings()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", G3DWarning)
+        # 1. open everything, so that what is wrong is said before anything is computed
+        main = load_candidate(model, device)
+        preparation = preparation_of(main.description)
+        runs = open_runs(source, n_dropped=preparation.n_dropped)
+        notes = check_runs(preparation, main.description, runs)
+        grid = one_grid(preparation, runs)
+        names = class_names_of(main.explainer)
+        check_labels(runs, names)
+        goal = parse_target(target, names)
+        others = [load_candidate(one, device) for one in more_models]
+        nulls = [load_candidate(one, device) for one in null_models]
+        for other in (*others, *nulls):
+            check_alike(main, other)
+        plan = plan_volumes(runs, settings.n_volumes)
+        said(plan.sentence)
+        # 2. read volumes and runs
+        prepared = prepare_volumes(main, preparation, runs, grid, plan, progress)
+        usable, refused = _usable(prepared, methods, goal)
+    notes = [*notes, *(str(w.message) for w in caught if issubclass(w.category, G3DWarning))]
+    notes += [f"{name} is left out: {why}" for name, why in refused.items()]
+    # 3. measure, in parts
+    kept = Parts(
+        None if parts is None else Path(parts),
+        _identity(main, others, nulls, runs, plan, usable, goal, settings),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", G3DWarning)  # said once above
+        job = Job(
+            prepared, usable, goal, settings, kept, others=others, nulls=nulls, progress=progress
+        )
+        measured = job.run()
+    # 4. what it means
+    return summarise_job(
+        prepared,
+        measured,
+        settings,
+        target=target_words(goal, names),
+        class_names=names,
+        others=[other.name for other in others],
+        few=job.few,
+        notes=notes,
+    )
+
+
+def _usable(
+    prepared: Prepared, methods: Sequence[str] | None, goal: Any
+) -> tuple[list[str], dict[str, str]]:
+    """Return the methods that work on this model, and why others do not.
+
+    Raises
+    ------
+    MethodError
+        If one that was asked for does not work, or none does.
+    """
+    if methods is not None:
+        names = list(dict.fromkeys(find_method(name).name for name in methods))
+        _try(prepared, names, goal)
+        return names, {}
+    usable, refused = [], {}
+    for name in DEFAULT_METHODS:
+        if name not in METHODS:
+            continue
+        try:
+            _try(prepared, [name], goal)
+            usable.append(name)
+        except (MethodError, LayerError) as error:
+            refused[name] = str(error)
+    if not usable:
+        raise MethodError(f"no method works on this model: {refused}")
+    return usable, refused
+
+
+def _try(prepared: Prepared, names: Sequence[str], goal: Any) -> None:
+    label = prepared.plan.picks[0].label
+    labels = [label] if goal == "label" else None
+    explain_volumes(prepared.model.explainer, prepared.x[:1], names, target=goal, labels=labels)
+
+
+def _identity(
+    main: Candidate,
+    others: Sequence[Candidate],
+    nulls: Sequence[Candidate],
+    runs: Sequence[OpenRun],
+    plan: Plan,
+    methods: Sequence[str],
+    goal: Any,
+    settings: EvaluationSettings,
+) -> dict[str, Any]:
+    """Return everything that decides about the numbers."""
+    return {
+        "version": (VERSION, __version__),
+        "models": [
+            [one.description.to_dict(), parameters_hash(one.module)]
+            for one in (main, *others, *nulls)
+        ],
+        "null_models": len(nulls),
+        "runs": [
+            (
+                str(run.series.path),
+                run.series.path.stat().st_size,
+                str(run.mask),
+                str(run.confounds),
+            )
+            for run in runs
+        ],
+        "volumes": [asdict(pick) for pick in plan.picks],
+        "methods": methods,
+        "target": goal,
+        "settings": asdict(settings),
+    }

@@ -1,0 +1,138 @@
+"""The specification curve: how much a map depends on choices that could have been made otherwise.
+
+Every combination of method, layer (where the method has one), score and target is a
+*specification*. For each: the rank correlation of its map with that of the recommended method
+with default choices, and its own SRG in log-odds of its own target.
+
+References
+----------
+Simonsohn et al. 2020, Specification curve analysis, https://doi.org/10.1038/s41562-020-0912-z
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from g3dvit.evaluate.agreement import spearman
+from g3dvit.evaluate.explained import explain_volumes
+from g3dvit.evaluate.measure_curves import Question, gains_of
+from g3dvit.evaluate.prepared import Prepared
+from g3dvit.evaluate.settings import EvaluationSettings
+from g3dvit.geometry import Geometry
+from g3dvit.methods import METHODS
+from g3dvit.targets import SCORES, Chosen
+
+MOST_LAYERS = 6
+#: Methods that cost more passes than this many are explained by default choices alone.
+_SLOW = ("smoothgrad", "integrated_gradients", "expected_gradients", "shift_averaged")
+
+
+@dataclass(frozen=True, slots=True)
+class Specification:
+    """One combination of choices.
+
+    Parameters
+    ----------
+    method, score, target
+        Names; the target as it is asked for (``"predicted"`` or a class).
+    layer
+        Empty where the method has none; the model's default layer otherwise named in full.
+    """
+
+    method: str
+    layer: str
+    score: str
+    target: str
+
+
+def layers_of(geometry: Geometry) -> tuple[str, ...]:
+    """Return at most `MOST_LAYERS` layers that work, evenly over depth, the default among them."""
+    alive = geometry.alive_layers
+    if len(alive) <= MOST_LAYERS:
+        return alive
+    places = np.unique(np.round(np.linspace(0, len(alive) - 1, MOST_LAYERS)).astype(int))
+    chosen = {alive[place] for place in places} | {geometry.default_layer}
+    return tuple(layer for layer in alive if layer in chosen)
+
+
+def specifications(
+    geometry: Geometry, methods: Sequence[str], targets: Sequence[str]
+) -> list[Specification]:
+    """Return every combination, the slower methods with default choices only."""
+    found = []
+    for method in methods:
+        layered = "target_layer" in METHODS[method].arguments
+        layers = layers_of(geometry) if layered else ("",)
+        scores = ("log_odds",) if method in _SLOW else SCORES
+        for layer in layers:
+            for score in scores:
+                for target in targets[:1] if method in _SLOW else targets:
+                    found.append(Specification(method, layer, score, target))
+    return found
+
+
+def measure_choices(
+    prepared: Prepared,
+    question: Question,
+    n: int,
+    specs: Sequence[Specification],
+    targets: dict[str, Chosen],
+    reference: str,
+    settings: EvaluationSettings,
+) -> list[dict[str, Any]]:
+    """Return agreement and SRG of every specification on one volume.
+
+    Parameters
+    ----------
+    prepared, question
+        The volume and what removal does to it.
+    n
+        Its place.
+    specs
+        The specifications.
+    targets
+        Target word to the class or contrast that it means for this volume; the first is the one
+        that is reported.
+    reference
+        The recommended method.
+    settings
+        Of the curves.
+    """
+    x = prepared.x[n : n + 1]
+    explainer = prepared.model.explainer
+    first = next(iter(targets.values()))
+    usual = explain_volumes(explainer, x, [reference], chosen=[first])
+    like = usual.patches[reference][0][question.inside]
+    groups: dict[tuple[str, str, str], list[Specification]] = {}
+    for spec in specs:
+        groups.setdefault((spec.layer, spec.score, spec.target), []).append(spec)
+    result = []
+    for (layer, score, word), group in groups.items():
+        chosen = targets[word]
+        explained = explain_volumes(
+            explainer,
+            x,
+            [spec.method for spec in group],
+            chosen=[chosen],
+            score=score,
+            target_layer=layer or None,
+        )
+        maps = {name: values[0] for name, values in explained.patches.items()}
+        finite = {name: one for name, one in maps.items() if np.isfinite(one).all()}
+        gains = gains_of(replace(question, chosen=chosen), finite, settings) if finite else {}
+        for spec in group:
+            result.append(
+                {
+                    "method": spec.method,
+                    "layer": spec.layer,
+                    "score": spec.score,
+                    "target": spec.target,
+                    "agreement": spearman(maps[spec.method][question.inside], like),
+                    "srg": gains.get(spec.method, float("nan")),
+                }
+            )
+    return result

@@ -1,0 +1,69 @@
+"""Work that can be stopped: every part of a long job is a file, there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from g3dvit.folders import write_text
+from g3dvit.plain import to_json
+
+
+def parameters_hash(module: nn.Module) -> str:
+    """Return a hash of all parameters and buffers, as they are in memory."""
+    found = hashlib.sha256()
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        found.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return found.hexdigest()
+
+
+class Parts:
+    """The finished parts of one job.
+
+    Parameters
+    ----------
+    folder
+        Where they are kept; None keeps nothing.
+    settings
+        Everything that decides about the result. Parts of other settings are never taken.
+    """
+
+    def __init__(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
+        self.key = hashlib.sha256(to_json(settings).encode()).hexdigest()[:12]
+        self._folder = None if folder is None else folder / self.key
+
+    def known(self, name: str) -> bool:
+        """Tell whether a part is there."""
+        return self._folder is not None and self._path(name).is_file()
+
+    def get(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return a part from its file, or compute it and write that file.
+
+        What comes back has gone through JSON either way: numbers that are not finite are None.
+        """
+        if self._folder is None:
+            return json.loads(to_json(compute()))
+        path = self._path(name)
+        if not path.is_file():
+            write_text(path, to_json(compute(), indent=None))
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def remove(self) -> None:
+        """Delete the parts, once the result is written."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            if self._folder.parent.is_dir() and not any(self._folder.parent.iterdir()):
+                self._folder.parent.rmdir()
+
+    def _path(self, name: str) -> Path:
+        assert self._folder is not None  # callers have asked
+        return self._folder / f"{name}.json"
