@@ -244,3 +244,11 @@ def test_several_methods_and_targets_in_one_call(plain):
     torch.testing.assert_close(
         found["smoothgrad"].relevance[:, 1], alone.relevance, rtol=1e-4, atol=1e-6
     )
+
+
+def test_paths_take_a_score_that_is_a_function(plain):
+    options = {"references": REFERENCES, "samples": 8}
+    own = plain.explain(X, "integrated_gradients", score=lambda z: z[:, 2] - z[:, 0], **options)
+    named = plain.explain(X, "integrated_gradients", score="logit", target=(2, 0), **options)
+    torch.testing.assert_close(own.relevance, named.relevance)
+    torch.testing.assert_close(own.completeness_error, named.completeness_error, atol=1e-5, rtol=0)

@@ -167,6 +167,13 @@ def test_rise_says_when_its_map_is_noise(plain):
     assert not torch.allclose(few.relevance, other.relevance)
 
 
+def test_scores_may_be_functions(plain):
+    own = plain.explain(X, ["token_removal", "rise"], score=lambda z: z[:, 1] - z[:, 0])
+    named = plain.explain(X, ["token_removal", "rise"], score="logit", target=(1, 0))
+    for name in own:
+        torch.testing.assert_close(own[name].relevance, named[name].relevance)
+
+
 def test_a_map_without_any_change_fails():
     model = TinyViT()
     with torch.no_grad():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from g3dvit.grids import ImageGrid, PatchGrid
     from g3dvit.maps import RelevanceMap
     from g3dvit.models import load_model
+    from g3dvit.patterns import pattern
     from g3dvit.prepare import Preparation
     from g3dvit.run import explain_image
     from g3dvit.volumes import open_series
@@ -33,6 +34,7 @@ _HOME = {
     "explain_image": "run",
     "load_model": "models",
     "open_series": "volumes",
+    "pattern": "patterns",
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "explain_image",
     "load_model",
     "open_series",
+    "pattern",
 ]
 
 

@@ -268,18 +268,19 @@ def _from_function(score: ScoreFunction, z: Tensor) -> Scores:
     leaf = z.clone().requires_grad_()
     with torch.enable_grad():
         values = score(leaf)
+        total = values.sum() if isinstance(values, Tensor) else None
     if not isinstance(values, Tensor) or values.shape != z.shape[:1]:
         given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise TargetError(
             f"the score {name!r} must give one number per volume, ({len(z)},), for outputs "
             f"{tuple(z.shape)}; it gave {given}"
         )
-    if not values.requires_grad:
+    if total is None or not total.requires_grad:
         raise TargetError(
             f"the score {name!r} does not depend on the outputs; compute it with torch functions, "
             "without detach, item or numpy"
         )
-    (weights,) = torch.autograd.grad(values.sum(), leaf)
+    (weights,) = torch.autograd.grad(total, leaf)
     values = values.detach().to(z)
     if not bool(torch.isfinite(weights).all() and torch.isfinite(values).all()):
         raise TargetError(f"the score {name!r} or its gradient is not finite for these outputs")

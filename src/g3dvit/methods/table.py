@@ -63,7 +63,7 @@ METHODS: dict[str, Method] = {
             equation="R_p = sum_j m'_pj / sum_i m'_ij R_j, m'_ij = m_ij (1 + gamma [m_ij z_j > 0])",
             paper="Achtibat et al. 2024, AttnLRP (CP-LRP with the gamma rule)",
             url="https://arxiv.org/abs/2402.05602",
-            cost="F + 3 B",
+            cost="about 5 (F + B)",
             source="gate variants",
             space="voxel",
             signed=True,
