@@ -34,6 +34,7 @@ class Explicit(Attention):
             scores = torch.bmm(q * scale, k.transpose(1, 2))
         else:
             scores = (q @ k.transpose(-1, -2)) * scale + self.bias
+        self.scores = scores.detach().reshape(b, self.heads, t, t)
         a = scores.softmax(-1)
         a = nn.functional.dropout(a, 0.3, training=self.training)
         self.kept = a if a.ndim == 4 else a.reshape(b, self.heads, t, t)
@@ -102,6 +103,34 @@ def test_rollouts_equal_dense_matrices(pool, rows, monkeypatch):
         torch.testing.assert_close(
             found[name].relevance.flatten(1), expected[:, first : first + 30], rtol=1e-3, atol=1e-7
         )
+
+
+@pytest.mark.parametrize("pool", POOLINGS)
+def test_agcam_equals_loops_over_dense_matrices(pool):
+    changes, fill = POOLINGS[pool]
+    start = fill(torch.zeros(2, 31))
+    first = changes.get("before", 1)
+    model = explicit(pool=pool, **changes)
+    model(X)[:, 2].sum().backward()
+    expected = torch.zeros(2, 31)
+    for block in model.blocks:
+        gate, slope = block.attention.scores.sigmoid(), block.attention.kept.grad
+        for q in range(31):
+            for h in range(2):
+                expected += start[:, q, None] * slope[:, h, q].clamp_min(0) * gate[:, h, q]
+    fused = drifted(seeded(lambda: TinyViT(depth=3, pool=pool, **changes))())
+    model.zero_grad()
+    for one in (fused, model):
+        found = Explainer(one, (1, *SHAPE)).explain(X, "agcam", target=2, score="logit")
+        torch.testing.assert_close(
+            found.relevance.flatten(1), expected[:, first : first + 30], rtol=1e-3, atol=1e-7
+        )
+
+
+def test_agcam_needs_what_the_softmax_is_taken_of():
+    model = explicit("matmul", torch.randn(31, 31))
+    with pytest.raises(MethodError, match="only its attention weights are known"):
+        Explainer(model, (1, *SHAPE)).explain(X, "agcam")
 
 
 @pytest.mark.parametrize("bias", [0.0, "relative"])

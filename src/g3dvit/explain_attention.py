@@ -1,4 +1,4 @@
-"""Methods that follow attention through the blocks: attention rollout, gradient rollout."""
+"""Methods that read every attention: attention rollout, gradient rollout, AGCAM."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from g3dvit import diagnose
 from g3dvit.capture import AttentionPass
 from g3dvit.errors import MethodError
 from g3dvit.explain_context import Context, host
-from g3dvit.methods import attention_rollout, gradient_rollout
+from g3dvit.methods import agcam, attention_rollout, gradient_rollout
 
 
 def explain_attention(batch: Context) -> None:
-    """Explain a batch with every rollout asked for.
+    """Explain a batch with every method asked for that reads attention.
 
     Raises
     ------
@@ -21,7 +21,7 @@ def explain_attention(batch: Context) -> None:
         If not every attention is seen, or the head reads neither one token nor a mean.
     """
     methods = batch.request.methods
-    if "gradient_rollout" in methods:
+    if {"gradient_rollout", "agcam"} & set(methods):
         _explain_gradients(batch)
     if "attention_rollout" in methods:
         seen = AttentionPass(batch.run, batch.x, batch.geometry.num_tokens, gradients=False)
@@ -34,12 +34,18 @@ def _explain_gradients(batch: Context) -> None:
     seen = AttentionPass(batch.run, batch.x, batch.geometry.num_tokens)
     scores = batch.choose_scores(seen.logits)
     start = _start(batch, scores.values)
-    found = []
+    found: dict[str, list[Tensor]] = {"gradient_rollout": [], "agcam": []}
+    asked = [name for name in found if name in batch.request.methods]
     for number in range(scores.values.shape[1]):
         gradients = seen.gradients(scores.weights[:, number])
-        # Less the start: what the head reads of a patch token itself is in every one alike.
-        found.append(gradient_rollout(seen.calls, gradients, start) - start)
-    _store(batch, "gradient_rollout", found)
+        if "gradient_rollout" in asked:
+            # Less the start: what the head reads of a patch token itself is in every one alike.
+            rolled = gradient_rollout(seen.calls, gradients, start) - start
+            found["gradient_rollout"].append(rolled)
+        if "agcam" in asked:
+            found["agcam"].append(agcam(seen.calls, gradients, start))
+    for name in asked:
+        _store(batch, name, found[name])
 
 
 def _start(batch: Context, like: Tensor) -> Tensor:

@@ -58,6 +58,21 @@ class AttentionCall:
         if self.queries is None or self.keys is None:
             assert self.matrix is not None  # one of the two is there
             return _wide(self.matrix[:, :, first:last])
+        return self.scores(first, last).softmax(dim=-1)
+
+    def scores(self, first: int, last: int) -> Float[Tensor, "batch heads rows tokens"]:
+        """Return what the softmax is taken of, for the tokens `first` to `last` (excluded).
+
+        Raises
+        ------
+        MethodError
+            If only the weights are known.
+        """
+        if self.queries is None or self.keys is None:
+            raise MethodError(
+                "this model adds something to its products of queries and keys, such as a relative "
+                "position, so that only its attention weights are known; use gradient_rollout"
+            )
         q, k = _wide(self.queries[:, :, first:last]), _wide(self.keys)
         scores = self.scale * q @ k.transpose(-1, -2)
         if self.mask is not None:
@@ -65,7 +80,7 @@ class AttentionCall:
             scores = scores.masked_fill(~rows, -math.inf) if rows.dtype == torch.bool else (
                 scores + rows
             )  # fmt: skip
-        return scores.softmax(dim=-1)
+        return scores
 
 
 class AttentionPass:

@@ -42,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         nargs="+",
         default=["token_gradcam", "frozen_gate"],
-        help="token_gradcam, frozen_gate (default: these two), gradcam, hirescam, hirescam_blocks, "
-        "layercam, cam, gradient_rollout, attention_rollout, gradient_x_input, smoothgrad",
+        help="token_gradcam, frozen_gate (default: these two), frozen_gate_gamma, "
+        "frozen_gate_noise, gradcam, hirescam, hirescam_blocks, layercam, xgradcam, "
+        "gradcam_plus_plus, eigencam, cam, gradient_rollout, attention_rollout, agcam, "
+        "gradient_x_input, smoothgrad, token_removal, rise",
     )
     what.add_argument(
         "--target",

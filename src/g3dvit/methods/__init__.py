@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from g3dvit.errors import MethodError
-from g3dvit.methods.attention import attention_rollout, gradient_rollout
+from g3dvit.methods.attention import agcam, attention_rollout, gradient_rollout
 from g3dvit.methods.frozen_gates import (
     FrozenGateMap,
     completeness_error,
@@ -50,6 +50,7 @@ __all__ = [
     "Method",
     "TokenGradCAM",
     "Weighting",
+    "agcam",
     "attention_rollout",
     "cam",
     "completeness_error",

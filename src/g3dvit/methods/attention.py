@@ -1,6 +1,7 @@
-"""Rollout: attention followed from the tokens that the head reads back to the patches.
+"""Attention and its gradient: rollouts, and AGCAM.
 
-A rollout multiplies one matrix per block. Only the row vector that starts at the head is needed, so
+A rollout is attention followed from the tokens that the head reads back to the patches. It
+multiplies one matrix per block. Only the row vector that starts at the head is needed, so
 it is carried from the last block to the first, and each block's attention weights are looked at a
 few rows at a time: no matrix over all pairs of tokens is made.
 """
@@ -27,6 +28,9 @@ class Attention(Protocol):
 
     def weights(self, first: int, last: int) -> Tensor:
         """(batch, heads, last - first, tokens), rows of the attention matrix."""
+
+    def scores(self, first: int, last: int) -> Tensor:
+        """(batch, heads, last - first, tokens), the same before the softmax."""
 
 
 def attention_rollout(
@@ -91,6 +95,40 @@ def gradient_rollout(
             added += torch.einsum("bq,bqt->bt", r[:, first:last], found)
         r = r + added
     return r
+
+
+def agcam(
+    attentions: Sequence[Attention],
+    gradients: Sequence[Float[Tensor, "batch heads tokens d"]],
+    start: Float[Tensor, "batch tokens"],
+) -> Float[Tensor, "batch tokens"]:
+    """Return AGCAM: the positive gradient of attention times a sigmoid of its raw score, summed.
+
+    ``R_t = sum_lhq r_q max(dy/dA_lhqt, 0) sigmoid(s_lhqt)`` over blocks l and heads h, with s what
+    the softmax is taken of. For a class token, r picks its row, as in the paper; for a mean of
+    tokens all rows count alike.
+
+    Parameters
+    ----------
+    attentions
+        Of the blocks, in the order of execution.
+    gradients : sequence of (batch, heads, tokens, d)
+        Of the score with respect to the output of each attention.
+    start : (batch, tokens)
+        How much the head reads of each token.
+
+    References
+    ----------
+    Leem and Seo 2024, https://arxiv.org/abs/2402.04563
+    """
+    total = torch.zeros_like(start)
+    for attention, gradient in zip(attentions, gradients, strict=True):
+        values = attention.values.to(start)
+        for first, last in _chunks(attention.values, start):
+            slopes = gradient[:, :, first:last].to(start) @ values.transpose(-1, -2)
+            found = slopes.relu() * attention.scores(first, last).to(start).sigmoid()
+            total += torch.einsum("bq,bhqt->bt", start[:, first:last], found)
+    return total
 
 
 def _chunks(values: Tensor, r: Tensor) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ on some of its patches or on other volumes in `g3dvit.methods.table_removal`, th
 
 from __future__ import annotations
 
-from g3dvit.methods.attention import attention_rollout, gradient_rollout
+from g3dvit.methods.attention import agcam, attention_rollout, gradient_rollout
 from g3dvit.methods.frozen_gates import frozen_gate, frozen_gate_noise
 from g3dvit.methods.gradients import (
     expected_gradients,
@@ -170,6 +170,23 @@ METHODS: dict[str, Method] = {
             complete=False,
             arguments=(),
             units="attention weighted by its gradient",
+        ),
+        Method(
+            name="agcam",
+            title="AGCAM",
+            function=agcam,
+            equation="R_p = sum_lh max(dy/dA_lh0p, 0) * sigmoid(q_lh0 . k_lhp / sqrt(d))",
+            paper="Leem and Seo 2024, Attention Guided CAM",
+            url="https://arxiv.org/abs/2402.04563",
+            cost="F + B, and with a class token F + B for one volume",
+            source="attention",
+            space="token",
+            signed=False,
+            class_specific=True,
+            linear=False,
+            complete=False,
+            arguments=(),
+            units="gradient of attention",
         ),
         *REMOVAL_ROWS,
     )

@@ -35,6 +35,34 @@ _METHODS = {
         "gradient times input with attention and normalisation frozen (Ali et al. 2022, "
         "arXiv:2202.07304)",
     ),
+    "frozen_gate_noise": (
+        "The score is split exactly over patches, special tokens and biases, with attention and "
+        "normalisation held, in noisy copies of the volume; the mean shares are shown.",
+        "frozen gates (Ali et al. 2022, arXiv:2202.07304), averaged over noise as in SmoothGrad "
+        "(Smilkov et al. 2017, arXiv:1706.03825)",
+    ),
+    "frozen_gate_gamma": (
+        "The score is split over patches, special tokens and biases, with attention and "
+        "normalisation held; contributions that cancel each other count less. The shares add up "
+        "to the score.",
+        "frozen gates (Ali et al. 2022, arXiv:2202.07304) with the gamma rule (Achtibat et al. "
+        "2024, arXiv:2402.05602)",
+    ),
+    "token_removal": (
+        "By how much the score falls when the token of one patch is really removed, one patch "
+        "after the other.",
+        "token removal (Jain et al. 2022, arXiv:2204.08945)",
+    ),
+    "occlusion": (
+        "By how much the score falls when one patch is exchanged for that of real reference "
+        "volumes, one patch after the other.",
+        "occlusion (Zeiler & Fergus 2014, arXiv:1311.2901) by patches of real volumes",
+    ),
+    "rise": (
+        "The mean score over random halves of the patches with a patch kept, less the mean over "
+        "all halves.",
+        "RISE (Petsiuk et al. 2018, arXiv:1806.07421) on tokens",
+    ),
 }
 
 
