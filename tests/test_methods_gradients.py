@@ -131,7 +131,7 @@ def test_integrated_gradients_equal_captum_and_are_complete(plain):
     total = result.relevance.flatten(1).sum(1)
     torch.testing.assert_close(total, result.scores - z, rtol=1e-2, atol=1e-3)
     assert result.completeness_error.max() < 0.01
-    assert [c.name for c in result.checks[0]] == ["cancelling voxels", "completeness"]
+    assert [c.name for c in result.checks[0]][:2] == ["cancelling voxels", "completeness"]
     assert result.options.references is not None and result.options.samples == 20
 
 

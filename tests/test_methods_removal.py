@@ -160,7 +160,7 @@ def test_rise_keeps_every_patch_equally_often_and_tells_its_error():
 def test_rise_says_when_its_map_is_noise(plain):
     few = plain.explain(X, "rise", samples=4)
     many = plain.explain(X, "rise", samples=2000)
-    assert [c.name for c in few.checks[0]] == ["removal", "draws"]
+    assert [c.name for c in few.checks[0]][:2] == ["removal", "draws"]
     assert few.checks[0][1].verdict == "fail"
     assert many.checks[0][1].verdict == "pass"
     other = plain.explain(X, "rise", samples=4, seed=1)

@@ -68,3 +68,8 @@ def judge(
     side = "at least" if low_is_bad else "at most"
     sentence = f"{sentences[_ORDER.index(verdict)]} ({value:.1e}; {side} {limit:.0e} is asked for)."
     return Check(name, value, warn, fail, verdict, sentence)
+
+
+def not_applicable(name: str, reason: str) -> Check:
+    """Return a check that could not be made and does not count; its value is not a number."""
+    return Check(name, math.nan, None, None, "pass", f"Does not apply: {reason}.")

@@ -19,7 +19,7 @@ from g3dvit.diagnose import Check
 from g3dvit.errors import InputError
 from g3dvit.explain_batch import explain_batch
 from g3dvit.explain_context import BatchResult
-from g3dvit.explain_float64 import check_explanation, compare_float64
+from g3dvit.explain_further import CHECKS, add_further, check_explanation, known_checks
 from g3dvit.explain_inputs import check_volumes, choose_batch_size, to_input
 from g3dvit.explain_request import (
     Request,
@@ -40,10 +40,9 @@ from g3dvit.targets import (
     split_targets,
 )
 
-__all__ = ["Explainer", "Explanation"]
+__all__ = ["CHECKS", "Explainer", "Explanation"]
 
 Progress = Callable[[int, int], None]
-CHECKS = ("float64",)
 
 
 class Explainer:
@@ -205,7 +204,7 @@ class Explainer:
         gamma
             Of frozen gates with the gamma rule.
         check
-            Further checks, run on the first batch: ``"float64"``.
+            Further checks, made on the first batch: names of `CHECKS`, or ``"all"``.
         progress
             Called with the number of volumes done and of all.
 
@@ -247,7 +246,7 @@ class Explainer:
                 self.geometry.input_shape,
             ),
         )
-        checks = _known_checks(check)
+        checks = known_checks(check)
         # 2. the volumes
         volumes = check_volumes(x, self.geometry.input_shape)
         if labels is not None and len(labels) != len(volumes):
@@ -269,8 +268,9 @@ class Explainer:
                 self._alone |= result.alone
                 if target_layer is not None and start == 0:
                     refuse_empty_layer(request.target_layer, result.checks.values(), self.geometry)
-                if start == 0 and "float64" in checks:
-                    self._add_float64(network, inputs, request, result)
+                if start == 0 and checks:
+                    now = replace(request, alone=self._alone)
+                    add_further(checks, network, inputs, now, self.geometry, result)
                 batches.append(result)
                 if progress is not None:
                     progress(min(start + size, len(volumes)), len(volumes))
@@ -287,6 +287,40 @@ class Explainer:
         }
         return found[names[0]] if isinstance(method, str) else found
 
+    def check(
+        self,
+        x: Any,
+        result: Explanation,
+        checks: str | Sequence[str] = "all",
+        *,
+        inside: Any = None,
+    ) -> tuple[tuple[Check, ...], ...]:
+        """Make the checks of maps that need passes of their own, one row per volume.
+
+        The model is run on other volumes and with float64 copies of its parameters, never
+        converted.
+
+        Parameters
+        ----------
+        x : (volumes, *input_shape)
+            The first volumes that were explained, or all.
+        result
+            What `explain` gave for them.
+        checks
+            Names of `CHECKS`, or ``"all"``.
+        inside : (gi, gj, gk)
+            True for patches with brain in them; None takes what is not the commonest value.
+        """
+        volumes = check_volumes(x, self.geometry.input_shape)
+        if len(volumes) > len(result):
+            raise InputError(f"{len(volumes)} volumes were given, {len(result)} were explained")
+        brain = None if inside is None else torch.as_tensor(inside, dtype=torch.bool).flatten()
+        names, alone = known_checks(checks), self._alone
+        with guest(self.model) as network:
+            return check_explanation(
+                names, network, volumes, result, self.geometry, alone=alone, inside=brain
+            )
+
     @overload
     def check_float64(self, x: Any, result: Explanation) -> tuple[Check, ...]: ...
 
@@ -298,29 +332,10 @@ class Explainer:
     def check_float64(
         self, x: Any, result: Explanation | Mapping[str, Explanation]
     ) -> tuple[Check, ...] | Mapping[str, tuple[Check, ...]]:
-        """Tell whether maps are the same when computed in float64.
-
-        The model's parameters are copied, never converted.
-
-        Parameters
-        ----------
-        x : (volumes, *input_shape)
-            The first volumes that were explained, or all.
-        result
-            What `explain` gave for them.
-
-        Returns
-        -------
-        tuple of Check, or mapping of method to tuple of Check
-            One per volume.
-        """
+        """Tell whether maps are the same when computed in float64, as `check` does."""
         if isinstance(result, Mapping):
             return {name: self.check_float64(x, one) for name, one in result.items()}
-        volumes = check_volumes(x, self.geometry.input_shape)
-        if len(volumes) > len(result):
-            raise InputError(f"{len(volumes)} volumes were given, {len(result)} were explained")
-        with guest(self.model) as network:
-            return check_explanation(network, volumes, result, self.geometry, alone=self._alone)
+        return tuple(row[0] for row in self.check(x, result, "float64"))
 
     # -- the volumes -----------------------------------------------------------------------
     def _check_device(self, device: str | torch.device | None) -> None:
@@ -336,18 +351,6 @@ class Explainer:
     def _device(self) -> torch.device:
         parameter = next(self.model.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
-
-    # -- float64 ---------------------------------------------------------------------------
-    def _add_float64(
-        self, network: nn.Module, x: torch.Tensor, request: Request, result: BatchResult
-    ) -> None:
-        maps = {name: result.maps[name]["relevance"] for name in request.methods}
-        now = replace(request, alone=self._alone)
-        checks = compare_float64(network, x, now, self.geometry, result.chosen, maps)
-        for name in request.methods:
-            result.checks[name] = [
-                (*row, check) for row, check in zip(result.checks[name], checks[name], strict=True)
-            ]
 
     # -- the result ------------------------------------------------------------------------
     def _explanation(
@@ -385,11 +388,3 @@ class Explainer:
     def __repr__(self) -> str:
         grid = " x ".join(map(str, self.geometry.grid_shape))
         return f"Explainer({type(unwrap(self.model)).__name__}, patch grid {grid})"
-
-
-def _known_checks(check: str | Sequence[str]) -> tuple[str, ...]:
-    asked = (check,) if isinstance(check, str) else tuple(check)
-    for name in asked:
-        if name not in CHECKS:
-            raise InputError(f"there is no check {name!r}; choose from {', '.join(CHECKS)}")
-    return asked

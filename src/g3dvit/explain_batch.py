@@ -17,6 +17,7 @@ from g3dvit import diagnose
 from g3dvit.capture import FrozenPass, LayerPass, wider
 from g3dvit.capture.conservation import unconserved_module
 from g3dvit.explain_attention import explain_attention
+from g3dvit.explain_checks import add_map_checks
 from g3dvit.explain_context import BatchResult, Context, host
 from g3dvit.explain_gates import explain_gates, patch_share, share_maps, shares_of, shuffles
 from g3dvit.explain_input import explain_input
@@ -66,6 +67,15 @@ def explain_batch(
         What to call in place of `network`, for instance with other parameters.
     """
     batch = _Batch(network, x, request, geometry, labels, chosen, run or network)
+    _explain(batch)
+    add_map_checks(batch)
+    if request.score == "probability":
+        _check_saturation(batch)
+    return batch.found
+
+
+def _explain(batch: _Batch) -> None:
+    """Explain a batch with every family of methods that is asked for."""
     families: dict[Source, Callable[[], None]] = {
         "layer": batch.explain_layer,
         "frozen gates": batch.explain_frozen,
@@ -77,11 +87,8 @@ def explain_batch(
         "kept tokens": lambda: explain_removal(batch),
     }
     for source, explain in families.items():
-        if any(METHODS[name].source == source for name in request.methods):
+        if any(METHODS[name].source == source for name in batch.request.methods):
             explain()
-    if request.score == "probability":
-        _check_saturation(batch)
-    return batch.found
 
 
 def _check_saturation(batch: Context) -> None:
@@ -215,17 +222,11 @@ class _Batch(Context):
         for n in range(len(self.x)):
             labels = None if self.labels is None else self.labels[n : n + 1]
             chosen = None if self.chosen is None else self.chosen[n : n + 1]
-            single.append(
-                explain_batch(
-                    self.network,
-                    self.x[n : n + 1],
-                    request,
-                    self.geometry,
-                    labels=labels,
-                    chosen=chosen,
-                    run=self.run,
-                )
+            one = _Batch(
+                self.network, self.x[n : n + 1], request, self.geometry, labels, chosen, self.run
             )
+            _explain(one)
+            single.append(one.found)
         if self.result is None:
             self.result = BatchResult(
                 torch.cat([one.logits for one in single]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +11,9 @@ from torch import Tensor, nn
 from g3dvit.capture import wider
 from g3dvit.diagnose import Check, agreement_float64, no_float64
 from g3dvit.explain_batch import explain_batch
-from g3dvit.explain_inputs import Volumes, choose_batch_size, to_input
 from g3dvit.explain_request import Request
-from g3dvit.explanation import Explanation
 from g3dvit.geometry import Geometry
-from g3dvit.methods import Weighting
-from g3dvit.targets import Chosen, resolve_score
+from g3dvit.targets import Chosen
 
 
 def compare_float64(
@@ -68,50 +64,6 @@ def compare_float64(
         ]
         for name, values in relevance.items()
     }
-
-
-def check_explanation(
-    network: nn.Module,
-    volumes: Volumes,
-    result: Explanation,
-    geometry: Geometry,
-    *,
-    alone: bool,
-) -> tuple[Check, ...]:
-    """Compare an explanation with the same maps computed in float64, one check per volume.
-
-    Parameters
-    ----------
-    network
-        The module inside `g3dvit.capture.guest`.
-    volumes : (volumes, *input_shape)
-        The first volumes that were explained, or all.
-    result
-        What was found for them.
-    geometry
-        How the model divides its input.
-    alone
-        Run the volumes one at a time under frozen gates.
-    """
-    several = result.scores.ndim == 2
-    chosen = tuple(t if several else (t,) for t in result.target[: len(volumes)])
-    request = Request(
-        methods=(result.method,),
-        weightings=cast("tuple[Weighting, ...]", result.weightings),
-        targets=result.targets,
-        score=resolve_score(result.score_function or result.score, [result.method]),
-        target_layer=result.target_layer or "",
-        alone=alone,
-        options=result.options,
-    )
-    size = choose_batch_size(None, geometry)
-    rows: list[Check] = []
-    for start in range(0, len(volumes), size):
-        inputs = to_input(volumes[start : start + size], network)
-        some = chosen[start : start + size]
-        maps = {result.method: result.relevance[start : start + len(inputs)]}
-        rows += compare_float64(network, inputs, request, geometry, some, maps)[result.method]
-    return tuple(rows)
 
 
 def _worst(relevance: Tensor, exact: Tensor, num_patches: int) -> Check:

@@ -210,10 +210,9 @@ def layers_from(passes: Sequence[Pass], tokens: TokenMap) -> tuple[NormLayer, ..
         norm = norms[0]
         if norm.stage.index < tokens.stage and norm.stage.index not in tokens.same_order:
             continue
-        patches_only = norm.stage.num_tokens == tokens.num_patches
-        if norm.stage.num_tokens != tokens.num_tokens and not (
-            patches_only and norm.stage.index < tokens.stage
-        ):
+        before = norm.stage.index < tokens.stage  # inside the patch embedding
+        patches_only = before and norm.stage.num_tokens == tokens.num_patches
+        if norm.stage.num_tokens != tokens.num_tokens and not patches_only:
             continue
         start = 0 if patches_only else tokens.num_prefix_tokens
         judged = [judge(n.gradient, start, tokens.num_patches) for n in norms]

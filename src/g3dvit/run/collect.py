@@ -97,7 +97,7 @@ class Collector:
         results: Mapping[str, Explanation],
         labels: Sequence[str | None],
         blocks: Sequence[int | None],
-        extra_checks: Mapping[str, Sequence[Check]] | None = None,
+        extra_checks: Mapping[str, Sequence[tuple[Check, ...]]] | None = None,
     ) -> None:
         """Take one batch.
 
@@ -110,13 +110,15 @@ class Collector:
         labels, blocks
             One per volume.
         extra_checks
-            Method to one further check per volume.
+            Method to further checks of each volume.
         """
         rows = self._add_rows(volumes, next(iter(results.values())), labels, blocks)
         groups = [group_of(row["label"], row["predicted"]) for row in rows]
         for method, result in results.items():
             extra = (extra_checks or {}).get(method, ())
-            checks = [(*own, *extra[n : n + 1]) for n, own in enumerate(result.checks)]
+            checks = [
+                (*own, *(extra[n] if n < len(extra) else ())) for n, own in enumerate(result.checks)
+            ]
             if result.weightings:
                 for number, weighting in enumerate(result.weightings):
                     self._add_maps(method, weighting, number, result, groups, checks)

@@ -65,7 +65,7 @@ class Job:
         for run in runs:
             self.collector.start_run(run)
             for volumes, labels, blocks in batches(self.preparation, run, self._reading(total)):
-                seconds = self.batch(volumes, labels, blocks, options, float64=first)
+                seconds = self.batch(volumes, labels, blocks, options, further=first)
                 self.done += len(volumes)
                 if first and self.say is not None:
                     each = seconds / len(volumes)
@@ -84,7 +84,7 @@ class Job:
         blocks: Sequence[int | None],
         options: Mapping[str, Any],
         *,
-        float64: bool,
+        further: bool,
     ) -> float:
         """Explain some volumes and return the seconds that it took, without further checks."""
         x = torch.from_numpy(self.description.to_input(np.stack([v.data for v in volumes])))
@@ -92,9 +92,9 @@ class Job:
         results = self.explainer.explain(x, target=self.plan.targets, labels=labels, **options)
         seconds = time.perf_counter() - begun
         self.score = next(iter(results.values())).score
-        extra: dict[str, Sequence[Check]] = {}
-        if float64:
-            extra = dict(self.explainer.check_float64(x, results))
+        extra: dict[str, Sequence[tuple[Check, ...]]] = {}
+        if further:
+            extra = {name: self.explainer.check(x, one) for name, one in results.items()}
         self.collector.add(volumes, results, labels, blocks, extra)
         return seconds
 

@@ -219,7 +219,7 @@ def explain_image(
             collector = Collector(description, patches, names, plan)
             job = Job(explainer, description, preparation, collector, plan, None, None)
             collector.start_run(runs[0])
-            job.batch(batch, labels, blocks, options, float64=False)
+            job.batch(batch, labels, blocks, options, further=False)
             (found,) = collector.map_sets(common_metadata(description, preparation, job.score))
             yield from _single_maps(found)
 

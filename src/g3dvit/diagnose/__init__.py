@@ -1,0 +1,149 @@
+"""Checks that tell whether a map is evidence or rounding.
+
+Each check is a pure, scale-free measurement with a threshold, a verdict and a sentence for a
+neuroscientist. A failed check marks a map, it never withholds it. Terms: for patch p and
+feature d, ``a_pd`` are activations and ``g_pd`` gradients at the target layer; ``R_p`` is the
+relevance; ``u`` is the rounding unit of the type the model computes in (6e-8 in float32, 4e-3
+in bf16).
+
+Always made; they need no further pass:
+
+==================  =========================================================  ========  =======
+check               measured                                                   fails at  warns at
+==================  =========================================================  ========  =======
+dead gradient       max_p |g_p| / max_t |g_t| over all tokens t                < 1e-6    < 1e-3
+uniform gradient    |G - mean_p g_p| / |G|                                     < 1e-4    < 1e-2
+empty map           max_p |R_p| / max(max_p |R_p|, |prefix|, |bias|)           < 1e-6    < 1e-3
+centring            sqrt(D) * median_p |sum_d a_pd| / sum_d |a_pd|             < 100 u   < 0.1
+discarded share     median_p (sum_d gamma_d g_pd)^2 / (D |gamma g_p|^2)        -         -
+finite values       share of patches whose R_p is not a finite number          > 0       -
+positive share      sum_p max(R_p, 0) / sum_p |R_p|                            < 1e-6    < 0.01
+flat map            |R - mean_p R_p| / |R|                                     < 0.05    < 0.2
+patch share         sum_p |R_p| / (sum_p |R_p| + |prefix| + |bias|)            < 0.02    < 0.2
+position share      sum_p |pos_p| / sum_p (|content_p| + |pos_p|)              > 0.99    > 0.9
+outside the brain   sum of |R_p| over patches without brain / sum_p |R_p|      > 0.5     > 0.25
+saturated head      distance of an explained probability from 0 and 1          < 1e-6    < 1e-3
+cancelling voxels   sum_p |R_p| / sum_v |R_v|                                  < 100 u   < 1e-3
+completeness        |sum of shares - score| / max(|score|, sum |R|)            > 0.05    > 0.01
+removal             max_p |R_p| / max(max_p |R_p|, |score|)                    < 1e-6    < 1e-3
+draws               rms standard error of R_p over their standard deviation    > 0.7     > 0.4
+==================  =========================================================  ========  =======
+
+On the first batch of a run, or on request; they need passes of their own:
+
+===================  ========================================================  ========  =======
+check                measured                                                  fails at  warns at
+===================  ========================================================  ========  =======
+float64 agreement    Spearman correlation of float32 and float64 R_p           < 0.95    < 0.99
+jitter               the same of x and x + noise of 1e-3 of its deviation      < 0.8     < 0.95
+class-blind          the same of the explained class and the runner-up         > 0.98    > 0.9
+input-blind          the same of different volumes, mean over pairs            > 0.98    > 0.9
+amplitude blindness  change of the outputs, 2 x + 1 over x mirrored            -         < 1e-3
+invisible patches    share of constant patches, if patches are normalised      > 0.5     > 0.1
+attention steering   |g_full - g_frozen| / |g_full| at the voxels              -         -
+better than chance   lower end of the interval of the balanced accuracy        <= chance -
+===================  ========================================================  ========  =======
+
+A centring of 0.8 is that of random features; a layer normalisation with unit weights and no bias
+gives 2 to 5 u. The discarded share is the part of the gradient that a layer normalisation's own
+backward pass throws away, and all that mean weights keep; 1/D is chance.
+"""
+
+from __future__ import annotations
+
+from g3dvit.accuracy import balanced_accuracy, model_at_chance
+from g3dvit.checks import Check, Verdict, judge, not_applicable, worst
+from g3dvit.diagnose.compare import (
+    agreement_float64,
+    check_amplitude,
+    check_invisible,
+    check_jitter,
+    check_steering,
+    class_blind,
+    input_blind,
+    mean_spearman,
+    no_float64,
+    spearman,
+)
+from g3dvit.diagnose.gradients import (
+    cancelling,
+    centring,
+    check_cancelling,
+    check_centring,
+    check_dead,
+    check_discarded,
+    check_uniform,
+    dead_gradient,
+    discarded_share,
+    rounding_unit,
+    uniform_gradient,
+)
+from g3dvit.diagnose.maps import (
+    check_completeness,
+    check_draws,
+    check_empty,
+    check_finite,
+    check_flat,
+    check_outside,
+    check_patches,
+    check_path,
+    check_position,
+    check_positive,
+    check_removal,
+    check_saturated,
+    not_finite,
+    outside_share,
+    patch_share,
+    position_share,
+    positive_share,
+    spread,
+)
+
+__all__ = [
+    "Check",
+    "Verdict",
+    "agreement_float64",
+    "balanced_accuracy",
+    "cancelling",
+    "centring",
+    "check_amplitude",
+    "check_cancelling",
+    "check_centring",
+    "check_completeness",
+    "check_dead",
+    "check_discarded",
+    "check_draws",
+    "check_empty",
+    "check_finite",
+    "check_flat",
+    "check_invisible",
+    "check_jitter",
+    "check_outside",
+    "check_patches",
+    "check_path",
+    "check_position",
+    "check_positive",
+    "check_removal",
+    "check_saturated",
+    "check_steering",
+    "check_uniform",
+    "class_blind",
+    "dead_gradient",
+    "discarded_share",
+    "input_blind",
+    "judge",
+    "mean_spearman",
+    "model_at_chance",
+    "no_float64",
+    "not_applicable",
+    "not_finite",
+    "outside_share",
+    "patch_share",
+    "position_share",
+    "positive_share",
+    "rounding_unit",
+    "spearman",
+    "spread",
+    "uniform_gradient",
+    "worst",
+]

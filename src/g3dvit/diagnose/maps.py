@@ -1,0 +1,295 @@
+"""Checks of one map: what it shows, how much of the score that is, and where it lies.
+
+The measuring functions take the maps of a batch and give one number per volume.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from g3dvit.checks import Check, judge
+
+
+def not_finite(relevance: Float[Tensor, "batch patches"]) -> Float[Tensor, " batch"]:
+    """Return the share of patches whose relevance is no finite number, per volume."""
+    return (~relevance.isfinite()).double().mean(1)
+
+
+def positive_share(relevance: Float[Tensor, "batch patches"]) -> Float[Tensor, " batch"]:
+    """Return the positive part of a map over all of it, per volume; 0 where it is all zero."""
+    r = relevance.double()
+    return _share(r.clamp_min(0).sum(1), r.abs().sum(1))
+
+
+def spread(relevance: Float[Tensor, "batch patches"]) -> Float[Tensor, " batch"]:
+    """Return how much patches differ: a map around its mean over the map, per volume.
+
+    0 for a map that is the same everywhere, 1 for one whose mean is 0. A map of one sign with a
+    normalised entropy of 0.999 has about 0.1.
+    """
+    r = relevance.double()
+    return _share((r - r.mean(1, keepdim=True)).norm(dim=1), r.norm(dim=1))
+
+
+def patch_share(
+    relevance: Float[Tensor, "batch patches"],
+    prefix: Float[Tensor, " batch"],
+    bias: Float[Tensor, " batch"],
+) -> Float[Tensor, " batch"]:
+    """Return the share of patches in all that adds up to the score, per volume.
+
+    ``sum_p |R_p| / (sum_p |R_p| + |prefix| + |bias|)``.
+    """
+    patches = relevance.double().abs().sum(1)
+    return _share(patches, patches + prefix.double().abs() + bias.double().abs())
+
+
+def position_share(
+    content: Float[Tensor, "batch patches"], position: Float[Tensor, "batch patches"]
+) -> Float[Tensor, " batch"]:
+    """Return the share of positions in the relevance of patches, per volume.
+
+    ``sum_p |pos_p| / sum_p (|content_p| + |pos_p|)``: positions do not depend on what is shown.
+    """
+    of_position = position.double().abs().sum(1)
+    return _share(of_position, of_position + content.double().abs().sum(1))
+
+
+def outside_share(
+    relevance: Float[Tensor, "batch patches"], inside: Bool[Tensor, " patches"]
+) -> Float[Tensor, " batch"]:
+    """Return the share of a map's magnitude in patches without a voxel of the brain, per volume."""
+    r = relevance.double().abs()
+    return _share(r[:, ~inside].sum(1), r.sum(1))
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(whole > 0, part / torch.where(whole > 0, whole, 1.0), 0.0)
+
+
+def check_finite(value: float) -> Check:
+    """Judge `not_finite`."""
+    return judge(
+        "finite values",
+        value,
+        0.0,
+        0.0,
+        (
+            "Every patch has a finite value",
+            "Some patches have no finite value",
+            "Some patches have no finite value: the model divides by zero or overflows on this "
+            "volume, so this map cannot be read",
+        ),
+        low_is_bad=False,
+    )
+
+
+def check_positive(value: float, *, against: bool = False) -> Check:
+    """Judge `positive_share`.
+
+    Parameters
+    ----------
+    value
+        What was measured.
+    against
+        The score is negative: the volume speaks against the class, and so may every patch.
+    """
+    check = judge(
+        "positive share",
+        value,
+        0.01,
+        1e-6,
+        (
+            "There is evidence for the class in this map",
+            "Hardly any of this map is evidence for the class: shown with positive values only, it "
+            "would be nearly empty",
+            "No patch is evidence for the class: with positive values only, this map is empty",
+        ),
+    )
+    if against and check.verdict == "fail":
+        sentence = (
+            f"No patch is evidence for the class ({value:.1e} of the map), as the whole score "
+            "speaks against it; shown with positive values only, this map is empty."
+        )
+        return Check(check.name, value, check.threshold_warn, None, "warn", sentence)
+    return check
+
+
+def check_flat(value: float) -> Check:
+    """Judge `spread`."""
+    return judge(
+        "flat map",
+        value,
+        0.2,
+        0.05,
+        (
+            "Places differ in this map",
+            "Places hardly differ in this map, less than its colours suggest",
+            "Every place has the same value in this map, so that it says nothing about places",
+        ),
+    )
+
+
+def check_patches(value: float) -> Check:
+    """Judge `patch_share`."""
+    return judge(
+        "patch share",
+        value,
+        0.2,
+        0.02,
+        (
+            "Much of the score comes from patches",
+            "Most of the score comes from the class token and constants of the model, whatever "
+            "the volume shows, and little from patches",
+            "The score comes from the class token and constants of the model, whatever the volume "
+            "shows, so that this map explains almost nothing of it",
+        ),
+    )
+
+
+def check_position(value: float) -> Check:
+    """Judge `position_share`."""
+    return judge(
+        "position share",
+        value,
+        0.9,
+        0.99,
+        (
+            "What the volume shows has its part in this map; the rest is the position code, the "
+            "same for every volume",
+            "Most of this map is the position code, which is the same for every volume; look at "
+            "the content alone",
+            "This map is the position code, the same for every volume: it does not show what is in "
+            "this one",
+        ),
+        low_is_bad=False,
+    )
+
+
+def check_outside(value: float) -> Check:
+    """Judge `outside_share`."""
+    return judge(
+        "outside the brain",
+        value,
+        0.25,
+        0.5,
+        (
+            "This map lies in the brain",
+            "A good part of this map lies in patches without any brain",
+            "Most of this map lies in patches without any brain: the model uses the background",
+        ),
+        low_is_bad=False,
+    )
+
+
+def check_empty(value: float) -> Check:
+    """Judge the largest share of a patch over the largest of any share."""
+    return judge(
+        "empty map",
+        value,
+        1e-3,
+        1e-6,
+        (
+            "The patches have a share in the score",
+            "The patches have hardly any share in the score",
+            "The patches have no share in the score, so this map is empty",
+        ),
+    )
+
+
+def check_completeness(error: float, module: str = "", *, of: str = "the score") -> Check:
+    """Judge the completeness error of a frozen-gate map.
+
+    Parameters
+    ----------
+    error
+        As `g3dvit.methods.completeness_error` gives it.
+    module
+        Where it arises, if known.
+    of
+        What the shares should add up to.
+    """
+    where = f"; relevance is lost or gained in {module}" if module else ""
+    return judge(
+        "completeness",
+        error,
+        0.01,
+        0.05,
+        (
+            f"All shares of this map add up to {of}",
+            f"The shares of this map do not quite add up to {of}{where}",
+            f"The shares of this map do not add up to {of}{where}",
+        ),
+        low_is_bad=False,
+    )
+
+
+def check_path(error: float) -> Check:
+    """Judge the completeness error of a path method."""
+    return judge(
+        "completeness",
+        error,
+        0.01,
+        0.05,
+        (
+            "All shares of this map add up to the score less that of the references",
+            "The shares of this map do not quite add up to the score less that of the references; "
+            "more samples would help",
+            "The shares of this map do not add up to the score less that of the references: too "
+            "few samples, or references that the model cannot compare with",
+        ),
+        low_is_bad=False,
+    )
+
+
+def check_saturated(distance: float) -> Check:
+    """Judge how far a probability is from where it cannot change: 0 and 1."""
+    return judge(
+        "saturated head",
+        distance,
+        1e-3,
+        1e-6,
+        (
+            "The explained probability can still change",
+            "The explained probability is almost certain and hardly changes whatever the volume "
+            "shows; explain the log-odds",
+            "The explained probability is certain, so that nothing changes it and this map is "
+            "rounding error; explain the log-odds",
+        ),
+    )
+
+
+def check_removal(value: float) -> Check:
+    """Judge the largest change of the score when patches are taken away, relative to it."""
+    return judge(
+        "removal",
+        value,
+        1e-3,
+        1e-6,
+        (
+            "Taking patches away changes the score",
+            "Taking patches away hardly changes the score: the model finds the same evidence "
+            "elsewhere, or does not look",
+            "Taking patches away does not change the score beyond rounding, so this map is empty",
+        ),
+    )
+
+
+def check_draws(value: float) -> Check:
+    """Judge the error of random draws, relative to the differences between patches."""
+    return judge(
+        "draws",
+        value,
+        0.4,
+        0.7,
+        (
+            "Patches differ by more than the random draws do",
+            "The random draws make a good part of the differences between patches; more samples "
+            "would help",
+            "The random draws make most of the differences between patches, so this map is noise; "
+            "take more samples",
+        ),
+        low_is_bad=False,
+    )

@@ -1,0 +1,69 @@
+"""Checks of the maps of a batch that need no further pass; they are always made.
+
+Of several targets and weightings of a volume the worst counts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from g3dvit import diagnose
+from g3dvit.checks import Check
+from g3dvit.explain_context import Context
+from g3dvit.methods import METHODS
+
+
+def add_map_checks(batch: Context) -> None:
+    """Add to every map what can be said of it alone: is it finite, empty, flat, about patches."""
+    for name in batch.request.methods:
+        rows = _checks(batch, name)
+        batch.found.checks[name] = [
+            (*own, *more) for own, more in zip(batch.found.checks[name], rows, strict=True)
+        ]
+
+
+def _checks(batch: Context, name: str) -> list[tuple[Check, ...]]:
+    found, count = batch.found, batch.geometry.num_patches
+    maps = found.maps[name]
+    relevance = maps["relevance"]
+    volumes, targets = relevance.shape[:2]
+    weightings = relevance[0, 0].numel() // count
+
+    def per_map(values: Tensor) -> Tensor:
+        """Return one row of patches per volume, target and weighting."""
+        return values.reshape(-1, count)
+
+    def worst(values: Tensor, *, low: bool = True) -> list[float]:
+        """Return the worst of a volume's maps: the lowest or highest, or one that is no number."""
+        rows = values.reshape(volumes, -1)
+        rows = torch.where(rows.isnan(), -torch.inf if low else torch.inf, rows)
+        return (rows.amin(1) if low else rows.amax(1)).tolist()
+
+    rows = per_map(relevance)
+    broken = worst(diagnose.not_finite(rows), low=False)
+    positive = diagnose.positive_share(rows).reshape(volumes, targets, weightings)
+    flat = worst(diagnose.spread(rows))
+    # A map may speak against a class as a whole; one of unknown sign need not speak for anything.
+    against = (found.scores < 0).reshape(volumes, targets, 1).expand_as(positive)
+    against = against & METHODS[name].signed
+    lowest = positive.reshape(volumes, -1).argmin(1, keepdim=True)
+    speaks = against.reshape(volumes, -1).gather(1, lowest)[:, 0].tolist()
+    least = worst(positive)
+    checks: list[tuple[Check, ...]] = [
+        (
+            diagnose.check_finite(broken[n]),
+            diagnose.check_positive(least[n], against=speaks[n]),
+            diagnose.check_flat(flat[n]),
+        )
+        for n in range(volumes)
+    ]
+    if "prefix" in maps and "bias" in maps:
+        prefix, bias = maps["prefix"].flatten(), maps["bias"].flatten()
+        shares = worst(diagnose.patch_share(rows, prefix, bias))
+        checks = [(*c, diagnose.check_patches(v)) for c, v in zip(checks, shares, strict=True)]
+    if "position" in maps and "content" in maps:
+        content, position = per_map(maps["content"]), per_map(maps["position"])
+        shares = worst(diagnose.position_share(content, position), low=False)
+        checks = [(*c, diagnose.check_position(v)) for c, v in zip(checks, shares, strict=True)]
+    return checks

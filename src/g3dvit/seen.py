@@ -1,0 +1,159 @@
+"""What a model can see of a volume: its level and amplitude, and which of its patches.
+
+Found by changing the volume and running the model, never by what its classes are called. Terms: a
+model is *blind to amplitude* where 2 x + 1 gives the outputs of x; it *normalises its patches*
+where every patch may get an amplitude and a level of its own. A constant patch is then
+invisible, and so is one that varies less than the normalisation's guard against division by zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from g3dvit import diagnose
+from g3dvit.capture import first_output
+from g3dvit.checks import Check, not_applicable
+from g3dvit.geometry import Geometry
+
+Run = Callable[[Tensor], Any]
+
+#: Outputs that change by less than this share are the same.
+_SAME = 1e-3
+#: A patch is constant if it varies by less than this share of its level and the volume's spread.
+_CONSTANT = 1e-6
+_STEPS = 6
+
+
+def amplitude_checks(run: Run, x: Tensor, geometry: Geometry) -> tuple[list[Check], list[bool]]:
+    """Judge whether a model sees how strong a signal is.
+
+    Parameters
+    ----------
+    run
+        The model inside `g3dvit.capture.guest`, or what calls it.
+    x : (batch, ...)
+        Its input.
+    geometry
+        How the model divides it.
+
+    Returns
+    -------
+    checks
+        One per volume.
+    normalised
+        Per volume, whether each patch may get a level and an amplitude of its own.
+    """
+    axes = [axis + 1 for axis in geometry.spatial_axes]
+    generator = torch.Generator().manual_seed(0)
+    patches = _to_patches(x.detach().float().cpu(), geometry)
+    one_each = (*patches.shape[:2], 1)
+    gain = torch.exp(torch.rand(one_each, generator=generator).sub(0.5) * 1.4)
+    level = torch.randn(one_each, generator=generator) * patches.std()
+    own = _to_volume(patches * gain + level, x, geometry)
+    z, whole, each, mirrored = (_outputs(run, v) for v in (x, 2 * x + 1, own, x.flip(axes)))
+    size = (mirrored - z).norm(dim=1)
+    checks, normalised = [], []
+    for n in range(len(x)):
+        if not bool(size[n] > _SAME * 1e-3 * z[n].norm()):
+            reason = "the model says the same of this volume and its mirror image"
+            checks.append(not_applicable("amplitude blindness", reason))
+            normalised.append(False)
+            continue
+        by_patch = bool((each[n] - z[n]).norm() < _SAME * size[n])
+        change = float((whole[n] - z[n]).norm() / size[n])
+        checks.append(diagnose.check_amplitude(change, by_patch=by_patch))
+        normalised.append(by_patch)
+    return checks, normalised
+
+
+def invisible_checks(
+    run: Run,
+    x: Tensor,
+    geometry: Geometry,
+    normalised: list[bool],
+    inside: Bool[Tensor, " patches"] | None = None,
+) -> list[Check]:
+    """Judge how much of the brain a model that normalises its patches cannot see.
+
+    Parameters
+    ----------
+    run, x, geometry
+        As for `amplitude_checks`.
+    normalised
+        What that found.
+    inside : (patches,)
+        Patches with brain in them, C order of the grid; None takes those that are not all
+        background, the commonest value of the volume.
+    """
+    name = "invisible patches"
+    if not any(normalised):
+        reason = "the model does not normalise each patch, so that it sees constant ones too"
+        return [not_applicable(name, reason)] * len(x)
+    patches = _to_patches(x.detach().float().cpu(), geometry)
+    guard: float | None = None
+    checks = []
+    for n, voxels in enumerate(patches):
+        own = inside
+        if own is None:
+            own = (voxels != voxels.flatten().mode().values).any(1)
+        if not normalised[n] or not bool(own.any()):
+            checks.append(not_applicable(name, "nothing in this volume could be told apart"))
+            continue
+        spread = voxels.std(dim=1, unbiased=False)
+        floor = _CONSTANT * (voxels.mean(1).abs() + voxels.std())
+        varies = spread > floor
+        typical = float(spread[own & varies].median()) if bool((own & varies).any()) else 0.0
+        if guard is None and bool((own & varies & (spread < 0.1 * typical)).any()):
+            guard = _guard(run, x[n : n + 1], geometry, typical)
+        unseen = ~varies if guard is None else ~varies | (spread < guard)
+        checks.append(diagnose.check_invisible(float((unseen & own).sum() / own.sum())))
+    return checks
+
+
+def _guard(run: Run, x: Tensor, geometry: Geometry, typical: float) -> float:
+    """Return the standard deviation below which a patch is hardly seen, by halving."""
+    patches = _to_patches(x.detach().float().cpu(), geometry)
+    mean = patches.mean(2, keepdim=True)
+    spread = patches.std(dim=2, unbiased=False, keepdim=True)
+    shape = (patches - mean) / torch.where(spread > 0, spread, 1.0)
+
+    def outputs(sd: float) -> Tensor:
+        return _outputs(run, _to_volume(mean + sd * shape, x, geometry))
+
+    nothing, all_of_it = outputs(0.0), outputs(typical)
+    size = float((all_of_it - nothing).norm())
+    low, high = -6.0, 0.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        # With var = eps the normalisation gives 0.7 of what it gives for a large variance.
+        seen = float((outputs(typical * 10**middle) - nothing).norm()) > 0.7 * size
+        low, high = (low, middle) if seen else (middle, high)
+    return typical * float(10 ** ((low + high) / 2))
+
+
+def _outputs(run: Run, x: Tensor) -> Float[Tensor, "batch outputs"]:
+    with torch.no_grad():
+        return first_output(run(x)).double().cpu()
+
+
+def _to_patches(x: Tensor, geometry: Geometry) -> Float[Tensor, "batch patches voxels"]:
+    """Return the voxels of each patch, all channels; patches in C order of the grid."""
+    axes = [axis + 1 for axis in geometry.spatial_axes]
+    volume = x.movedim(axes, (1, 2, 3))
+    sizes = zip(geometry.grid_shape, geometry.patch_size, strict=True)
+    split = volume.reshape(len(x), *(n for pair in sizes for n in pair), -1)
+    return split.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(len(x), geometry.num_patches, -1)
+
+
+def _to_volume(patches: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
+    """Put patches back into the layout of the input."""
+    axes = [axis + 1 for axis in geometry.spatial_axes]
+    moved = like.movedim(axes, (1, 2, 3))
+    split = patches.reshape(len(patches), *geometry.grid_shape, *geometry.patch_size, -1)
+    volume = split.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(moved.shape)
+    return volume.movedim((1, 2, 3), axes).to(like)
