@@ -167,6 +167,12 @@ def test_rise_says_when_its_map_is_noise(plain):
     assert not torch.allclose(few.relevance, other.relevance)
 
 
+def test_progress_is_told_after_every_volume(plain):
+    done = []
+    plain.explain(X, "token_removal", progress=lambda n, total: done.append((n, total)))
+    assert done == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_scores_may_be_functions(plain):
     own = plain.explain(X, ["token_removal", "rise"], score=lambda z: z[:, 1] - z[:, 0])
     named = plain.explain(X, ["token_removal", "rise"], score="logit", target=(1, 0))

@@ -251,7 +251,7 @@ class Explainer:
         volumes = check_volumes(x, self.geometry.input_shape)
         if labels is not None and len(labels) != len(volumes):
             raise InputError(f"{len(labels)} `labels` were given for {len(volumes)} volumes")
-        size = choose_batch_size(batch_size, self.geometry)
+        size = choose_batch_size(batch_size, self.geometry, names)
         # 3. batch after batch, the model as a guest
         batches: list[BatchResult] = []
         with guest(self.model) as network:

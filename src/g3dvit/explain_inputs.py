@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from g3dvit.capture import clean_input
 from g3dvit.errors import InputError
 from g3dvit.geometry import Geometry
+from g3dvit.methods import METHODS
 
 Volumes = Tensor | NDArray[Any]
 
@@ -50,7 +52,7 @@ def check_volumes(x: Any, input_shape: tuple[int, ...]) -> Volumes:
     return values
 
 
-def choose_batch_size(asked: int | None, geometry: Geometry) -> int:
+def choose_batch_size(asked: int | None, geometry: Geometry, methods: Sequence[str] = ()) -> int:
     """Return how many volumes are run at a time.
 
     Parameters
@@ -59,13 +61,18 @@ def choose_batch_size(asked: int | None, geometry: Geometry) -> int:
         By the caller; None chooses by the number of tokens.
     geometry
         How the model divides its input.
+    methods
+        What is asked of the model: where that is many passes for each volume, they are taken one
+        after the other, so that progress is seen.
 
     Raises
     ------
     InputError
         If it is no positive integer.
     """
-    if asked is None:
+    if asked is None and any(METHODS[name].source == "kept tokens" for name in methods):
+        asked = 1
+    elif asked is None:
         # About as many tokens as make good use of a processor; activations stay small.
         asked = max(1, min(32, 4096 // geometry.num_tokens))
     elif isinstance(asked, bool) or int(asked) != asked or asked < 1:

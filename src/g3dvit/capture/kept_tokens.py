@@ -11,17 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from g3dvit.capture.token_stage import find_stage, run_changed
+from g3dvit.capture.token_stage import TokenStage, find_stage, run_changed
 from g3dvit.errors import InputError, MethodError
 from g3dvit.geometry import Geometry
 
 #: About as many tokens as make good use of a processor.
 _TOKENS_AT_A_TIME = 4096
+
+
+#: Stages that were found, with the geometry for which they hold; both are of one probing.
+_FOUND: WeakKeyDictionary[nn.Module, tuple[Geometry, TokenStage]] = WeakKeyDictionary()
 
 
 class KeptTokens:
@@ -53,7 +58,7 @@ class KeptTokens:
         batch_size: int | None = None,
     ) -> None:
         self._network, self._geometry, self._run = network, geometry, run or network
-        self._stage = find_stage(network, geometry)
+        self._stage = _stage_of(network, geometry)
         self._batch_size = batch_size or max(1, min(64, _TOKENS_AT_A_TIME // geometry.num_tokens))
 
     @torch.no_grad()
@@ -127,3 +132,12 @@ class KeptTokens:
             return tokens[row, index]
 
         return run_changed(self._network, self._run, x, {self._stage: take_out})
+
+
+def _stage_of(network: nn.Module, geometry: Geometry) -> TokenStage:
+    """Return the stage of a model, looked for once for each geometry."""
+    known, stage = _FOUND.get(network, (None, None))
+    if known is not geometry or stage is None:
+        stage = find_stage(network, geometry)
+        _FOUND[network] = (geometry, stage)
+    return stage
