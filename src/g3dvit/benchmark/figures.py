@@ -23,9 +23,9 @@ SHOWN = (
     "hirescam",
     "frozen_gate_content",
     "frozen_gate_voxels",
-    "frozen_gate_fine",
+    "frozen_gate_gamma_voxels",
     "shift_averaged",
-    "shift_averaged_signed",
+    "shift_averaged_gamma",
 )
 _NUMBERS = ("auc", "ap", "pointing")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,13 +53,16 @@ class ModelSettings:
     shifts
         Of the shift-averaged maps.
     samples
-        Passes of SmoothGrad and of each path.
+        Passes of SmoothGrad, of frozen gates over noise and of each path.
+    gamma
+        Of the gamma rule.
     batch_size
         Volumes at a time.
     """
 
     shifts: int = 8
     samples: int = 16
+    gamma: float = 0.5
     batch_size: int = 20
 
 
@@ -86,8 +90,9 @@ class ModelMaps:
     def make(self, row: str, count: int) -> Made:
         """Return the maps of one row for the first volumes."""
         special: dict[str, Callable[[int], Made]] = {
-            "shift_averaged": lambda n: self._shifted(n, signed=False),
-            "shift_averaged_signed": lambda n: self._shifted(n, signed=True),
+            "shift_averaged": lambda n: self._shifted(n, "frozen_gate", signed=False),
+            "shift_averaged_signed": lambda n: self._shifted(n, "frozen_gate", signed=True),
+            "shift_averaged_gamma": lambda n: self._shifted(n, "frozen_gate_gamma", signed=True),
             "token_removal": self._token_removal,
         }
         if row in special:
@@ -99,7 +104,11 @@ class ModelMaps:
         result = self._explain(method, slice(0, count), weighting)
         if row == "frozen_gate_fine":
             return self.of_voxels(spread_signed(result.relevance, _voxels(result)))
-        if row == "frozen_gate_voxels" or METHODS[method].source == "input":
+        if (
+            row.endswith("_voxels")
+            or row == "frozen_gate_noise"
+            or METHODS[method].source == "input"
+        ):
             return self.of_voxels(_voxels(result))
         tokens = result.content if row == "frozen_gate_content" else result.relevance
         assert tokens is not None  # frozen gates always give the content
@@ -120,13 +129,18 @@ class ModelMaps:
     def _explain(
         self, method: str, which: slice, weighting: str = "mean", x: Tensor | None = None
     ) -> Explanation:
+        options: dict[str, Any] = {}
+        if method == "frozen_gate_gamma":
+            options["gamma"] = self.settings.gamma
         averages = METHODS[method].source == "input" and method != "gradient_x_input"
+        if averages or method == "frozen_gate_noise":
+            options["samples"] = self.settings.samples
         references = None
         if method == "integrated_gradients":
             references = self.references.mean(axis=0, keepdims=True)
         elif method == "expected_gradients":
             references = self.references[: self.settings.samples]
-        return self.explainer.explain(
+        result: Explanation = self.explainer.explain(
             self._inputs(which) if x is None else x,
             method,
             target="label",
@@ -134,14 +148,15 @@ class ModelMaps:
             score="log_odds",
             weighting=weighting,
             references=None if references is None else references[:, None],
-            samples=self.settings.samples if averages else None,
+            **options,
             batch_size=self.settings.batch_size,
         )
+        return result
 
     def _inputs(self, which: slice) -> Tensor:
         return torch.from_numpy(self.drawn.volumes[which])[:, None]
 
-    def _shifted(self, count: int, *, signed: bool) -> Made:
+    def _shifted(self, count: int, method: str, *, signed: bool) -> Made:
         geometry, size = self.explainer.geometry, self.settings.batch_size
         shifts = choose_shifts(self.settings.shifts, geometry.patch_size)
         axes = [axis + 1 for axis in geometry.spatial_axes]
@@ -150,7 +165,7 @@ class ModelMaps:
             which = slice(start, min(start + size, count))
 
             def explain(moved: Tensor, which: slice = which) -> ShiftInputs:
-                result = self._explain("frozen_gate", which, x=moved)
+                result = self._explain(method, which, x=moved)
                 return ShiftInputs(result.logits.argmax(1), result.relevance, _voxels(result))
 
             found = shift_averaged(self._inputs(which), explain, shifts, axes, signed=signed)

@@ -50,8 +50,8 @@ number per patch as the method gives it, not smoothed. Seconds are those of one 
 at hand.
 
 Methods are chosen on the development family. The sealed family has other random numbers and other
-places, and was explained only after the choices were frozen by a commit: {shifts} shifts, and
-"{recommended}" as the map to show.
+places, and was explained only after the choices were frozen by a commit: {shifts} shifts, gamma
+{gamma:g}, and "{recommended}" as the map to show.
 
 The models are `vit_pytorch.vit_3d`:
 
@@ -134,6 +134,7 @@ def write_report(
         smoothing=settings.maps.smoothing_vox,
         n_slow=settings.maps.n_slow,
         shifts=settings.maps.model.shifts,
+        gamma=settings.maps.model.gamma,
         recommended=ROWS[RECOMMENDED_ROW],
         models="\n".join(f"- {case.name}: {_describe(case.recipe)}" for case in cases),
         columns="\n".join(f"- {m.title}: {m.meaning}." for m in METRICS.values()),

@@ -43,7 +43,7 @@ Talk = Callable[[str], None]
 _REFERENCES = 64
 
 #: Raised whenever the same maps get other numbers than before.
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class RunSettings:
     """
 
     maps: MapSettings = MapSettings()  # noqa: RUF009 - a frozen value
-    n_test: int = 200
+    n_test: int = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="training seeds of each case (default 5, of factor cases 2, with --quick 1)",
     )
     parser.add_argument(
-        "--volumes", type=_positive, metavar="N", help="held-out volumes per seed (default 200)"
+        "--volumes", type=_positive, metavar="N", help="held-out volumes per seed (default 100)"
     )
     parser.add_argument(
         "--shifts", type=_positive, default=8, metavar="N", help="shifts of the input (default 8)"
@@ -81,9 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
         maps=MapSettings(
             rows=tuple(arguments.methods or ROWS),
             model=ModelSettings(shifts=arguments.shifts),
-            n_slow=10 if quick else 50,
+            n_slow=10 if quick else 25,
         ),
-        n_test=arguments.volumes or (40 if quick else 200),
+        n_test=arguments.volumes or (40 if quick else 100),
     )
     folder = Path(arguments.output)
     cache = Path(arguments.cache) if arguments.cache else None
@@ -124,7 +124,7 @@ def _command(arguments: argparse.Namespace) -> str:
             parts.append(f"--{name} {' '.join(getattr(arguments, name))}")
     for name, value in (
         ("seeds", None),
-        ("volumes", 200),
+        ("volumes", 100),
         ("shifts", 8),
         ("family", "development"),
     ):
