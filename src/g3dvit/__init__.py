@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from g3dvit.errors import G3DError, G3DWarning
+    from g3dvit.evaluate.evaluation import evaluate_run
     from g3dvit.explain import Explainer, Explanation
     from g3dvit.grids import ImageGrid, PatchGrid
     from g3dvit.maps import RelevanceMap
@@ -31,6 +32,7 @@ _HOME = {
     "PatchGrid": "grids",
     "Preparation": "prepare",
     "RelevanceMap": "maps",
+    "evaluate_run": "evaluate.evaluation",
     "explain_image": "run",
     "load_model": "models",
     "open_series": "volumes",
@@ -46,6 +48,7 @@ __all__ = [
     "PatchGrid",
     "Preparation",
     "RelevanceMap",
+    "evaluate_run",
     "explain_image",
     "load_model",
     "open_series",

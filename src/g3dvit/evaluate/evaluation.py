@@ -124,7 +124,15 @@ def evaluate_run(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", G3DWarning)  # said once above
         job = Job(
-            prepared, usable, goal, settings, kept, others=others, nulls=nulls, progress=progress
+            prepared,
+            usable,
+            goal,
+            settings,
+            kept,
+            others=others,
+            nulls=nulls,
+            say=said,
+            progress=progress,
         )
         measured = job.run()
     # 4. what it means

@@ -6,6 +6,7 @@ makes tables. Every part is a file, so that a job that was stopped goes on where
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -18,10 +19,11 @@ from g3dvit.capture import KeptTokens, guest
 from g3dvit.errors import MethodError
 from g3dvit.evaluate import job_sanity
 from g3dvit.evaluate.explained import explain_volumes
+from g3dvit.evaluate.faithfulness import GROUPS
 from g3dvit.evaluate.interventions import decisions
 from g3dvit.evaluate.measure_choices import measure_choices, specifications
 from g3dvit.evaluate.measure_curves import Question, ask, gains_of, measure_volume, opponents
-from g3dvit.evaluate.measure_regions import decide_by_region, mean_size
+from g3dvit.evaluate.measure_regions import RANDOM_REGIONS, decide_by_region, mean_size
 from g3dvit.evaluate.measure_sanity import targets_of
 from g3dvit.evaluate.measure_spread import measure_spread, spread_bins
 from g3dvit.evaluate.measured import Measured
@@ -29,10 +31,14 @@ from g3dvit.evaluate.parts import Parts
 from g3dvit.evaluate.prepared import Candidate, Prepared
 from g3dvit.evaluate.settings import EvaluationSettings
 from g3dvit.evaluate.units import unit_means
+from g3dvit.run.targets import target_words
 
 Progress = Callable[[int, int, str], None]
 Array = NDArray[np.float64]
 _AT_A_TIME = 4
+_TIMED = 16
+#: About how many passes one map costs, and one specification with its removal curve.
+_PASSES_PER_MAP, _PASSES_PER_CHOICE = 4, 14
 _CHOICE_VOLUMES = 4
 
 
@@ -53,8 +59,10 @@ class Job:
         Where finished parts are.
     others, nulls
         Further models (seeds, folds), and models trained on permuted labels.
+    say
+        Takes sentences for the user.
     progress
-        Called with (work done, in all, what is going on).
+        Called with (passes done, in all, what is going on).
     """
 
     def __init__(
@@ -67,11 +75,13 @@ class Job:
         *,
         others: Sequence[Candidate] = (),
         nulls: Sequence[Candidate] = (),
+        say: Callable[[str], None] | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.prepared, self.methods, self.target = prepared, tuple(methods), target
         self.settings, self.parts = settings, parts
         self.others, self.nulls = tuple(others), tuple(nulls)
+        self._say = say or (lambda _: None)
         self._progress, self._done, self._total = progress, 0, 1
         plan = prepared.plan
         self.measured = Measured(self.methods, plan.of("selection"), plan.of("report"))
@@ -82,16 +92,18 @@ class Job:
         names = prepared.model.explainer.class_names
         last = len(names) - 1 if names else max(2, geometry.num_outputs) - 1
         words = [target, *(word for word in ("predicted", last) if word != target)]
-        self._words: dict[str, Any] = {str(word): word for word in words}
+        known = names or tuple(map(str, range(max(2, geometry.num_outputs))))
+        self._words: dict[str, Any] = {target_words(word, known): word for word in words}
         self._specs = specifications(geometry, self.methods, list(self._words))
 
     def run(self) -> Measured:
         """Do every step that is asked for, or read its parts."""
         found, does = self.measured, self.settings.does
-        self._total = self._work()
+        self._total = self.passes()
         self._explain()
         with guest(self.prepared.model.module) as network:
             kept = self._kept(network)
+            self._say(self._duration(network, kept))
             self._curves(network, kept)
             found.recommended = self._recommend()
             if does("regions") and found.selection:
@@ -115,7 +127,11 @@ class Job:
         rows = []
         for start in range(0, n, _AT_A_TIME):
             some = list(range(start, min(start + _AT_A_TIME, n)))
-            rows.append(self.part(f"maps-{start}", "explaining", len(some), self._maps, some))
+            rows.append(
+                self.part(
+                    f"maps-{start}", "explaining", len(some) * self.explain_work, self._maps, some
+                )
+            )
         found.logits = np.concatenate([np.array(row["logits"], float) for row in rows])
         found.chosen = [
             tuple(one) if isinstance(one, list) else one for row in rows for one in row["chosen"]
@@ -152,6 +168,26 @@ class Job:
             )
             return None
 
+    def _duration(self, network: nn.Module, kept: KeptTokens | None) -> str:
+        """Return how long the job takes, from the time of some passes with half the patches."""
+        geometry = self.prepared.model.explainer.geometry
+        question = self._question(network, kept, 0)
+        rng = np.random.default_rng(0)
+        half = max(1, geometry.num_patches // 2)
+        keep = np.zeros((_TIMED, geometry.num_patches), dtype=bool)
+        for row in keep:
+            row[rng.choice(geometry.num_patches, half, replace=False)] = True
+        question.remove(keep[:1])
+        begun = time.perf_counter()
+        question.remove(keep)
+        seconds = (time.perf_counter() - begun) / _TIMED
+        minutes = self.passes() * seconds / 60
+        long = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+        return (
+            f"about {self.passes():,} passes of the model, {seconds:.2g} s each here: about {long} "
+            "if nothing was done before; stop at any time, the same call goes on"
+        )
+
     def _question(self, network: nn.Module, kept: KeptTokens | None, n: int) -> Question:
         return ask(self.prepared, network, kept, n, self.partner(n), self.measured.chosen[n])
 
@@ -161,7 +197,7 @@ class Job:
             gains = self.part(
                 f"selection-{n}",
                 "choosing the method",
-                len(self.methods),
+                self._gain_work,
                 self._gains_of,
                 network,
                 kept,
@@ -235,7 +271,9 @@ class Job:
             )
 
         for n in found.report:
-            found.regions.append(self.part(f"regions-{n}", "taking out regions", 1, decide, n))
+            found.regions.append(
+                self.part(f"regions-{n}", "taking out regions", self._region_work, decide, n)
+            )
 
     def _choices(self, network: nn.Module, kept: KeptTokens | None) -> None:
         found, prepared = self.measured, self.prepared
@@ -254,7 +292,7 @@ class Job:
                 self.settings,
             )
 
-        work = len(self._specs)
+        work = len(self._specs) * _PASSES_PER_CHOICE
         for n in self.few[:_CHOICE_VOLUMES]:
             found.choices.append(
                 self.part(f"choices-{n}", "trying other choices", work, measure, n)
@@ -276,7 +314,7 @@ class Job:
                 seed=self.settings.seed + n,
             )
 
-        work = self.settings.places * len(self.methods)
+        work = (1 + self.settings.places) * self.explain_work
         for n in self.few:
             part = self.part(f"spread-{n}", "measuring the point spread", work, measure, n)
             for name in self.methods:
@@ -309,24 +347,41 @@ class Job:
         return found
 
     @property
+    def explain_work(self) -> int:
+        """Passes to explain one volume with every method, about."""
+        return _PASSES_PER_MAP * len(self.methods)
+
+    @property
     def _curve_work(self) -> int:
         settings, inside = self.settings, len(self.prepared.inside)
-        orders = len(self.methods) + settings.random_orders + settings.random_fields + 3
-        return max(1, (inside + 2 * orders * settings.steps) // 20)
+        maps = len(self.methods) + settings.random_fields + 3
+        removal = (maps + settings.random_orders) * settings.steps  # half the tokens on average
+        return inside + removal + (2 * settings.steps + GROUPS) * (maps + 5)
 
-    def _work(self) -> int:
+    @property
+    def _gain_work(self) -> int:
+        return self.settings.steps * len(self.methods)
+
+    @property
+    def _region_work(self) -> int:
+        return (RANDOM_REGIONS + len(self.methods)) * len(self.settings.shares)
+
+    def passes(self) -> int:
+        """Return about how many passes of the model the whole job takes."""
         found, settings, few = self.measured, self.settings, len(self.few)
-        work = len(self.prepared.plan.picks) + len(found.selection) * len(self.methods)
-        work += len(found.report) * self._curve_work
+        explained = len(self.prepared.plan.picks)
+        work = len(found.selection) * self._gain_work + len(found.report) * self._curve_work
         if settings.does("regions"):
-            work += len(found.report)
+            work += len(found.report) * self._region_work
         if settings.does("spread"):
-            work += few * settings.places * len(self.methods)
+            explained += few * (1 + settings.places)
         if settings.does("randomisation"):
-            work += few * (settings.random_models + 6 * 3 + len(self.nulls))
+            explained += few * (settings.random_models + 6 * 3 + len(self.nulls))
+        if settings.does("stability"):
+            explained += 3 * few + len(self.others) * len(found.report)
         if settings.does("choices"):
-            work += min(few, _CHOICE_VOLUMES) * len(self._specs)
-        return work + 3 + len(self.others) * len(found.report)
+            work += min(few, _CHOICE_VOLUMES) * len(self._specs) * _PASSES_PER_CHOICE
+        return work + explained * self.explain_work
 
 
 def _number(value: float | None) -> float:

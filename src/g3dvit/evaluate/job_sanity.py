@@ -35,7 +35,8 @@ def randomisation(job: Job) -> None:
         )
 
     def maps(name: str, seed: int, parameters: Sequence[str] | None) -> dict[str, Array]:
-        part = job.part(name, "shuffling weights", len(few), explain, seed, parameters)
+        work = len(few) * job.explain_work
+        part = job.part(name, "shuffling weights", work, explain, seed, parameters)
         return {key: np.array(values, float)[:, inside] for key, values in part.items()}
 
     random = [maps(f"random-{seed}", seed, None) for seed in range(job.settings.random_models)]
@@ -65,7 +66,7 @@ def randomisation(job: Job) -> None:
         part = job.part(
             f"null-{number}",
             "explaining the null model",
-            len(few),
+            len(few) * job.explain_work,
             sanity.maps_of_model,
             prepared,
             null.module,
@@ -86,15 +87,16 @@ def stability(job: Job) -> None:
     maps = {name: values[few] for name, values in found.maps.items()}
     given = (prepared, job.methods, few, chosen, maps)
     keep = found.sanity
+    work = len(few) * job.explain_work
     keep["neighbours"] = job.part(
-        "neighbours", "next time points", 1, sanity.neighbour_agreement, *given
+        "neighbours", "next time points", work, sanity.neighbour_agreement, *given
     )
     seed = job.settings.seed
-    keep["noise"] = job.part("noise", "adding noise", 1, sanity.noise_agreement, *given, seed)
+    keep["noise"] = job.part("noise", "adding noise", work, sanity.noise_agreement, *given, seed)
     keep["classes"] = job.part(
         "classes",
         "explaining other classes",
-        1,
+        work,
         sanity.class_agreement,
         prepared,
         job.methods,
@@ -123,7 +125,7 @@ def _models(job: Job, report: Sequence[int], targets: Sequence[Chosen]) -> None:
         job.part(
             f"model-{number}",
             f"explaining {other.name}",
-            len(report),
+            len(report) * job.explain_work,
             sanity.maps_of_model,
             job.prepared,
             other.module,

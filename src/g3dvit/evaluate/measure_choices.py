@@ -38,7 +38,7 @@ class Specification:
     Parameters
     ----------
     method, score, target
-        Names; the target as it is asked for (``"predicted"`` or a class).
+        Names; the target in words.
     layer
         Empty where the method has none; the model's default layer otherwise named in full.
     """

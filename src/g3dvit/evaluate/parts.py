@@ -41,10 +41,6 @@ class Parts:
         self.key = hashlib.sha256(to_json(settings).encode()).hexdigest()[:12]
         self._folder = None if folder is None else folder / self.key
 
-    def known(self, name: str) -> bool:
-        """Tell whether a part is there."""
-        return self._folder is not None and self._path(name).is_file()
-
     def get(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return a part from its file, or compute it and write that file.
 
@@ -57,13 +53,11 @@ class Parts:
             write_text(path, to_json(compute(), indent=None))
         return json.loads(path.read_text(encoding="utf-8"))
 
-    def remove(self) -> None:
-        """Delete the parts, once the result is written."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            if self._folder.parent.is_dir() and not any(self._folder.parent.iterdir()):
-                self._folder.parent.rmdir()
-
     def _path(self, name: str) -> Path:
         assert self._folder is not None  # callers have asked
         return self._folder / f"{name}.json"
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete the parts of a job, once its result is written."""
+    shutil.rmtree(folder, ignore_errors=True)

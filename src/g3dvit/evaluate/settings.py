@@ -84,3 +84,8 @@ class EvaluationSettings:
     def does(self, step: str) -> bool:
         """Tell whether a step is asked for."""
         return step not in self.skip
+
+    @classmethod
+    def quick(cls) -> EvaluationSettings:
+        """Return the settings of a first look."""
+        return cls(n_volumes=12, random_fields=3, random_models=4, sanity_volumes=3, places=3)

@@ -74,8 +74,7 @@ def sentence_of(
     unit, n = values["unit"], values["n_units"]
     parts = [
         f"Faithfulness of {recommended} maps (target: {values['target']}, score: log-odds) was "
-        f"measured on {values['n_volumes']} volumes of {count_units(n, unit)} "
-        f"({count_units(values['n_subjects'], 'subject')})",
+        f"measured on {values['n_volumes']} volumes of {units_in_words(values)}",
         f", none of them among the {values['n_volumes_selection']} volumes of "
         f"{count_units(values['n_units_selection'], unit)} on which the method was chosen"
         if values["n_volumes_selection"]
@@ -111,6 +110,12 @@ def sentence_of(
         )
     parts.append(" The map shows what this model uses, not where brains differ.")
     return "".join(parts)
+
+
+def units_in_words(values: Mapping[str, Any]) -> str:
+    """Return the units of the report half, and whose they are."""
+    units = count_units(values["n_units"], values["unit"])
+    return units if values["unit"] == "subject" else f"{units} of one subject"
 
 
 def _how(values: Mapping[str, Any]) -> str:
