@@ -32,6 +32,7 @@ from g3dvit.run.setup import load_described, patches_of, preparation_of
 from g3dvit.volumes import Series
 
 Progress = Callable[[int, int, str], None]
+_LEAST_BRAIN = 0.02  # of the volume
 FRAMEWISE = "framewise_displacement"
 
 
@@ -278,7 +279,8 @@ def brain_of(
     """Return the brain on the prepared grid, and where it is from.
 
     The preparation's own mask; else the file given; else voxels that are not 0, where the
-    background of the mean image is 0; else the largest bright part of the mean image.
+    background of the mean image is 0; else the largest bright part of the mean image, or all of
+    it where that is hardly anything.
     """
     own = preparation.brain_mask(run.series, run.mask)
     if own is not None:
@@ -293,6 +295,8 @@ def brain_of(
 
     image = nib.Nifti1Image(known.astype(np.float32), grid.affine)
     found = np.asarray(compute_epi_mask(image).dataobj) > 0
+    if found.mean() < _LEAST_BRAIN:
+        return np.isfinite(mean), "the whole image, because no brain was found in it (give --mask)"
     return found, "bright voxels of the mean image (nilearn's compute_epi_mask)"
 
 
