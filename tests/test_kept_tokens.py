@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.networks.nets import ViT as MonaiViT
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 from vit_pytorch.simple_vit_3d import SimpleViT
 from vit_pytorch.vit_3d import ViT
 
@@ -190,12 +191,93 @@ class Rotary(Block):
         return super().forward(x + self.own[: x.shape[1]])
 
 
+class ByPlace(nn.Module):
+    """Attention that goes by the places of its tokens, in one of several ways of writing."""
+
+    def __init__(self, way, dim=12):
+        super().__init__()
+        self.way, self.to_qkv, self.to_out = way, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.angles = nn.Parameter(torch.randn(31, 3))
+        self.relative = nn.Parameter(torch.randn(31, 31))
+        self.built_in = nn.MultiheadAttention(dim, 2, batch_first=True)
+
+    def forward(self, x, places=None):
+        places = torch.arange(31) if places is None else places
+        if self.way == "built in":
+            return self.built_in(x, x, x, attn_mask=self.relative[places][:, places])[0]
+        b, t, d = x.shape
+        q, k, v = self.to_qkv(x).reshape(b, t, 3, 2, -1).permute(2, 0, 3, 1, 4)
+        if "rotary" in self.way:
+            cos, sin = self.angles[places].cos(), self.angles[places].sin()
+            q, k = (
+                torch.cat(
+                    [a[..., :3] * cos - a[..., 3:] * sin, a[..., :3] * sin + a[..., 3:] * cos], -1
+                )
+                for a in (q, k)
+            )
+        if self.way == "fused rotary":
+            out = F.scaled_dot_product_attention(q, k, v)
+        elif self.way == "fused with a bias":
+            bias = self.relative[places][:, places]
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        elif self.way == "fused, who sees whom":
+            seen = (self.relative > -0.7)[places][:, places] | torch.eye(t, dtype=torch.bool)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        elif self.way == "heads in the batch, rotary":
+            q, k, v = (a.reshape(2 * b, t, -1) for a in (q, k, v))
+            out = torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v).reshape(b, 2, t, -1)
+        else:
+            scores = torch.einsum("bhid,bhjd->bhij", q, k) + self.relative[places][:, places]
+            out = torch.softmax(scores, dim=-1) @ v
+        return self.to_out(out.transpose(1, 2).reshape(b, t, d))
+
+
+@pytest.mark.parametrize("pool", ["first", "all"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "fused rotary",
+        "fused with a bias",
+        "fused, who sees whom",
+        "heads in the batch, rotary",
+        "built in",
+        "einsum with a bias",
+    ],
+)
+@torch.no_grad()
+def test_where_blocks_go_by_places_tokens_are_masked_and_the_mean_is_over_fewer(way, pool):
+    def block(dim):
+        made = Block(dim)
+        made.attention = ByPlace(way)
+        return made
+
+    model = drifted(seeded(lambda: TinyViT(block=block, pool=pool))())
+    found = run_kept(model, X, KEEP)
+    for n in range(4):
+        places = with_first(KEEP[n]).nonzero().flatten()
+        tokens = torch.cat([model.before, model.embed(X[n : n + 1])], 1) + model.position
+        left = tokens[:, places]
+        for b in model.blocks:
+            left = left + b.attention(b.norm1(left), places)
+            left = left + b.mlp(b.norm2(left))
+        expected = model.head(model.pooled(model.norm(left)))
+        torch.testing.assert_close(found[n : n + 1], expected, rtol=1e-4, atol=1e-5)
+
+
+class Neighbours(Block):
+    """Mixes neighbouring tokens, which no mask of attention can undo."""
+
+    def forward(self, x):
+        x = super().forward(x)
+        return x + 0.5 * x.roll(1, dims=1)
+
+
 @pytest.mark.parametrize(
     "build",
     [
         GALLERY["flattening head"].build,
         GALLERY["registers on both sides, mean of patches"].build,
-        seeded(lambda: TinyViT(block=Rotary)),
+        seeded(lambda: TinyViT(block=Neighbours)),
     ],
 )
 def test_a_model_that_goes_by_the_number_of_a_token_is_refused(build):
@@ -203,6 +285,21 @@ def test_a_model_that_goes_by_the_number_of_a_token_is_refused(build):
     geometry = probe_geometry(model, (1, *SHAPE))
     with guest(model) as network, pytest.raises(MethodError, match="cannot be taken out"):
         KeptTokens(network, geometry)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pool", ["first", "patches"])
+def test_positions_that_every_block_adds_stay_with_their_tokens(pool):
+    model = drifted(seeded(lambda: TinyViT(block=Rotary, pool=pool))())
+    found = run_kept(model, X, KEEP)
+    for n in range(4):
+        kept = with_first(KEEP[n])
+        tokens = torch.cat([model.before, model.embed(X[n : n + 1])], 1) + model.position
+        left = tokens[:, kept]
+        for block in model.blocks:
+            left = Block.forward(block, left + block.own[:31][kept])
+        expected = model.head(model.pooled(model.norm(left)))
+        torch.testing.assert_close(found[n : n + 1], expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

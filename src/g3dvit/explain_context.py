@@ -159,16 +159,6 @@ class Context:
         change = float((z - z[:1]).abs().max())
         return change <= _UNSEEN * float((seen - z[:1]).abs().max())
 
-    def patch_place(self, patch: int) -> tuple[slice, ...]:
-        """Return where one patch lies in a volume of the input's layout, C order of the grid."""
-        geometry = self.geometry
-        place = [slice(None)] * (self.x.ndim - 1)
-        _, nj, nk = geometry.grid_shape
-        numbers = (patch // (nj * nk), patch // nk % nj, patch % nk)
-        for axis, n, size in zip(geometry.spatial_axes, numbers, geometry.patch_size, strict=True):
-            place[axis] = slice(n * size, (n + 1) * size)
-        return tuple(place)
-
     def grid(self, values: Float[Tensor, "batch patches"]) -> Float[Tensor, "batch gi gj gk"]:
         """Put values in the order of the tokens onto the patch grid of the input."""
         order = torch.as_tensor(self.geometry.token_order, device=values.device)

@@ -86,7 +86,7 @@ def _score_of_swapped(batch: Context, volume: int, references: Tensor) -> Callab
             patches = range(start, min(start + size, geometry.num_patches))
             x = batch.x[volume].repeat(len(patches), *[1] * (batch.x.ndim - 1))
             for row, patch in zip(x, patches, strict=True):
-                place = batch.patch_place(patch)
+                place = geometry.patch_place(patch)
                 row[place] = references[number][place]
             parts.append(_scores(batch, volume, first_output(batch.run(x))))
         return torch.cat(parts, dim=1)

@@ -128,6 +128,15 @@ class Geometry:
         start = self.num_prefix_tokens if own is None else own
         return slice(start, start + self.num_patches)
 
+    def patch_place(self, patch: int) -> tuple[slice, ...]:
+        """Return where a patch, by its number in C order of the grid, lies in an input."""
+        place = [slice(None)] * len(self.input_shape)
+        _, nj, nk = self.grid_shape
+        numbers = (patch // (nj * nk), patch // nk % nj, patch % nk)
+        for axis, n, size in zip(self.spatial_axes, numbers, self.patch_size, strict=True):
+            place[axis] = slice(n * size, (n + 1) * size)
+        return tuple(place)
+
     def __str__(self) -> str:
         """Return the table that ``g3dvit inspect`` prints."""
         return "\n".join([*self._facts(), "", *self._layer_table(), *self._note_lines()])

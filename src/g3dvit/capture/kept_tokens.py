@@ -4,12 +4,14 @@ The rows of removed patches are taken out of the token sequence behind their pos
 the first attention (`g3dvit.capture.token_stage` finds the place and proves that it is one). So
 every other token keeps its position, no attention sees a removed patch, and a head that averages
 tokens averages over fewer. For attention this is what an infinite negative key mask in every
-layer does; for an average a mask would not be enough.
+layer does; for an average a mask would not be enough. Where blocks go by the place of a token, so
+that none can be missing there, such a mask is used, and the rows are taken out behind the blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,7 +19,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from g3dvit.capture.token_stage import TokenStage, find_stage, run_changed
+from g3dvit.capture.masked_keys import MaskKeys
+from g3dvit.capture.token_stage import WayOut, find_way_out, run_changed
 from g3dvit.errors import InputError, MethodError
 from g3dvit.geometry import Geometry
 
@@ -25,8 +28,8 @@ from g3dvit.geometry import Geometry
 _TOKENS_AT_A_TIME = 4096
 
 
-#: Stages that were found, with the geometry for which they hold; both are of one probing.
-_FOUND: WeakKeyDictionary[nn.Module, tuple[Geometry, TokenStage]] = WeakKeyDictionary()
+#: What was found, with the geometry for which they hold; both are of one probing.
+_FOUND: WeakKeyDictionary[nn.Module, tuple[Geometry, WayOut]] = WeakKeyDictionary()
 
 
 class KeptTokens:
@@ -58,7 +61,7 @@ class KeptTokens:
         batch_size: int | None = None,
     ) -> None:
         self._network, self._geometry, self._run = network, geometry, run or network
-        self._stage = _stage_of(network, geometry)
+        self._way = _way_out_of(network, geometry)
         self._batch_size = batch_size or max(1, min(64, _TOKENS_AT_A_TIME // geometry.num_tokens))
 
     @torch.no_grad()
@@ -112,7 +115,7 @@ class KeptTokens:
 
     def _token_rows(self, keep: Tensor) -> Tensor:
         """Return which tokens of the stage stay, from which patches of the input do."""
-        geometry, stage = self._geometry, self._stage
+        geometry, stage = self._geometry, self._way.stage
         first = geometry.num_prefix_tokens if stage.num_tokens != geometry.num_patches else 0
         order = torch.as_tensor(geometry.token_order, device=keep.device)
         rows = keep.new_ones((len(keep), stage.num_tokens))
@@ -131,13 +134,15 @@ class KeptTokens:
                 )
             return tokens[row, index]
 
-        return run_changed(self._network, self._run, x, {self._stage: take_out})
+        hidden = MaskKeys(~rows) if self._way.hidden_before else nullcontext()
+        with hidden:
+            return run_changed(self._network, self._run, x, {self._way.stage: take_out})
 
 
-def _stage_of(network: nn.Module, geometry: Geometry) -> TokenStage:
-    """Return the stage of a model, looked for once for each geometry."""
-    known, stage = _FOUND.get(network, (None, None))
-    if known is not geometry or stage is None:
-        stage = find_stage(network, geometry)
-        _FOUND[network] = (geometry, stage)
-    return stage
+def _way_out_of(network: nn.Module, geometry: Geometry) -> WayOut:
+    """Return how tokens are removed from a model, looked for once for each geometry."""
+    known, way = _FOUND.get(network, (None, None))
+    if known is not geometry or way is None:
+        way = find_way_out(network, geometry)
+        _FOUND[network] = (geometry, way)
+    return way

@@ -5,11 +5,14 @@ what removing a patch means only if four things hold, and each is tried on the m
 
 1. *Unmixed.* Changing one voxel moves one token there: no attention has run yet.
 2. *A set.* Exchanging patch tokens there changes nothing behind it: their positions have been
-   added, and no later step goes by a token's number (a flattening head, rotary or relative
-   positions, windows).
+   added, and no later step goes by a token's number.
 3. *The only way.* With the tokens of one volume put in the place of another's, the model says what
    it says about the first: nothing passes the stage by.
 4. *Read alike.* The head reads the same class and register tokens when patches are gone.
+
+Where this fails before the blocks, because they go by the place of a token (rotary or relative
+positions), tokens are hidden from every attention and taken out behind the last block. That this
+leaves nothing of them is tried too, by exchanging the voxels of hidden patches.
 
 Float64 copies of the parameters are used where the model allows it, so that "nothing" is far
 below rounding. The model is run as it is; no class of a foreign library is known here.
@@ -27,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from g3dvit.capture.guest import wider
+from g3dvit.capture.masked_keys import MaskKeys
 from g3dvit.capture.outputs import first_output, token_axes
 from g3dvit.capture.tokens import Event, watch_tensors
 from g3dvit.errors import MethodError
@@ -115,8 +119,24 @@ def run_changed(
     return out
 
 
-def find_stage(network: nn.Module, geometry: Geometry, *, seed: int = 0) -> TokenStage:
-    """Return a stage where tokens can really be taken out.
+@dataclass(frozen=True, slots=True)
+class WayOut:
+    """How tokens are removed from a model.
+
+    Parameters
+    ----------
+    stage
+        Where they are taken out.
+    hidden_before
+        True where they must be hidden from every attention before it.
+    """
+
+    stage: TokenStage
+    hidden_before: bool
+
+
+def find_way_out(network: nn.Module, geometry: Geometry, *, seed: int = 0) -> WayOut:
+    """Return how tokens can really be removed.
 
     Parameters
     ----------
@@ -162,18 +182,24 @@ class _Search:
         signs = torch.rand(values.shape, generator=self.generator) < 0.5
         return torch.where(signs, values, -values).to(**self.like)  # type: ignore[call-overload,no-any-return]
 
-    def found(self) -> TokenStage:
-        """Return the last stage at which all four things hold."""
+    def found(self) -> WayOut:
+        """Return the last stage at which all four things hold, or one behind masked blocks."""
         candidates, all_tokens = self._candidates()
         last = next(((s, r) for s in reversed(all_tokens) if (r := self._reads(s, {})).any()), None)
         for stage in reversed(candidates):
             if self._holds(stage, last):
-                return stage
+                return WayOut(stage, hidden_before=False)
+        for stage in reversed(all_tokens):
+            if self._holds(stage, last):
+                if self._hides(stage):
+                    return WayOut(stage, hidden_before=True)
+                break
         raise MethodError(
             "the tokens of this model cannot be taken out: behind its patch embedding there is no "
-            "place where the patches are a set that everything later takes as it comes. Its head "
-            "reads tokens by their number (a flattening head), or its blocks need the whole grid "
-            "(rotary or relative positions, windows). Use method='occlusion' with reference volumes"
+            "place where the patches are a set that everything later takes as it comes, and hiding "
+            "them from its attention leaves traces. Its head reads tokens by their number (a "
+            "flattening head), or its blocks need the whole grid (windows, convolutions). Use "
+            "method='occlusion' with reference volumes"
         )
 
     def _candidates(self) -> tuple[list[TokenStage], list[TokenStage]]:
@@ -245,6 +271,26 @@ class _Search:
                 return False
             return self._read_alike(stage, last, kept)
         except Exception:  # a step behind this place needs every token
+            return False
+
+    def _hides(self, stage: TokenStage) -> bool:
+        """Tell whether nothing is left of patches that are hidden and taken out at a stage."""
+        kept, _ = self._kept(stage)
+        gone = torch.ones(stage.num_tokens, dtype=torch.bool, device=kept.device)
+        gone[kept] = False
+        first = self.geometry.num_prefix_tokens
+        order = torch.as_tensor(self.geometry.token_order, device=gone.device)
+        changed = self.x.clone()
+        for patch in gone[first + order].nonzero().flatten().tolist():
+            place = (slice(None), *self.geometry.patch_place(patch))
+            changed[place] = self.other[place]
+        x = torch.cat([self.x, changed, *[changed] * (self.batch - 2)])
+        change: dict[TokenStage, Change] = {stage: lambda tokens: tokens[:, kept]}
+        try:
+            with torch.no_grad(), MaskKeys(gone.expand(self.batch, -1)):
+                torch.manual_seed(0)
+                return self._same(run_changed(self.network, self.run, x, change))
+        except Exception:  # a step that does not bear the mask
             return False
 
     def _kept(self, stage: TokenStage) -> tuple[Tensor, Tensor]:
