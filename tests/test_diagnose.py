@@ -106,7 +106,7 @@ def test_completeness_thresholds(error, expected):
 
 def test_completeness_names_the_module():
     sentence = diagnose.check_completeness(0.2, "the module 'gate'").sentence
-    assert "lost or gained in the module 'gate' (2.0e-01; at most 5e-02" in sentence
+    assert "lost or gained in the module 'gate' (0.2; at most 0.05" in sentence
 
 
 def test_worst_orders_verdicts():

@@ -66,8 +66,20 @@ def judge(
     verdict = _verdict(value, warn, fail, low_is_bad=low_is_bad)
     limit = fail if verdict == "fail" else warn
     side = "at least" if low_is_bad else "at most"
-    sentence = f"{sentences[_ORDER.index(verdict)]} ({value:.1e}; {side} {limit:.0e} is asked for)."
+    asked = f"{number(value)}; {side} {limit:.3g} is asked for"
+    sentence = f"{sentences[_ORDER.index(verdict)]} ({asked})."
     return Check(name, value, warn, fail, verdict, sentence)
+
+
+def number(value: float) -> str:
+    """Return a measured value as text, short.
+
+    Examples
+    --------
+    >>> number(0.9912), number(2.04e-7), number(0.0)
+    ('0.991', '2.0e-07', '0')
+    """
+    return f"{value:.1e}" if 0 < abs(value) < 1e-2 else f"{value:.3g}"
 
 
 def not_applicable(name: str, reason: str) -> Check:

@@ -32,6 +32,7 @@ from g3dvit.explain_request import (
 from g3dvit.explanation import Explanation, join
 from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS
+from g3dvit.seen import patches_in
 from g3dvit.targets import (
     ScoreFunction,
     refuse_target_of_function,
@@ -293,7 +294,7 @@ class Explainer:
         result: Explanation,
         checks: str | Sequence[str] = "all",
         *,
-        inside: Any = None,
+        brain: Any = None,
     ) -> tuple[tuple[Check, ...], ...]:
         """Make the checks of maps that need passes of their own, one row per volume.
 
@@ -308,17 +309,19 @@ class Explainer:
             What `explain` gave for them.
         checks
             Names of `CHECKS`, or ``"all"``.
-        inside : (gi, gj, gk)
-            True for patches with brain in them; None takes what is not the commonest value.
+        brain : (*input_shape)
+            Where the brain is, in the layout of one volume; None takes what does not have the
+            volume's commonest value.
         """
         volumes = check_volumes(x, self.geometry.input_shape)
         if len(volumes) > len(result):
             raise InputError(f"{len(volumes)} volumes were given, {len(result)} were explained")
-        brain = None if inside is None else torch.as_tensor(inside, dtype=torch.bool).flatten()
+        mask = None if brain is None else check_volumes(brain[None], self.geometry.input_shape)
+        inside = None if mask is None else patches_in(torch.as_tensor(mask[0]), self.geometry)
         names, alone = known_checks(checks), self._alone
         with guest(self.model) as network:
             return check_explanation(
-                names, network, volumes, result, self.geometry, alone=alone, inside=brain
+                names, network, volumes, result, self.geometry, alone=alone, inside=inside
             )
 
     @overload

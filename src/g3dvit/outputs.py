@@ -147,6 +147,7 @@ def _write_tables(result: RunResult, folder: Path) -> None:
         "display": result.display,
         "run_checks": result.checks,
         "checks": {maps.label: maps.summary for maps in result.maps},
+        "recommendation": result.recommendation,
         "warnings": result.warnings,
         "notes": result.notes,
         "methods_text": methods_text(result),

@@ -115,6 +115,17 @@ def invisible_checks(
     return checks
 
 
+def patches_in(mask: Tensor, geometry: Geometry) -> Bool[Tensor, " patches"]:
+    """Return the patches with any voxel of a mask, C order of the grid.
+
+    Parameters
+    ----------
+    mask : (*input_shape)
+        In the layout of the model's input.
+    """
+    return (_to_patches(mask[None].float(), geometry)[0] > 0).any(1)
+
+
 def _guard(run: Run, x: Tensor, geometry: Geometry, typical: float) -> float:
     """Return the standard deviation below which a patch is hardly seen, by halving."""
     patches = _to_patches(x.detach().float().cpu(), geometry)

@@ -204,8 +204,8 @@ def print_summary(result: RunResult, output: Path) -> None:
         print(f"{verdict}  {maps.label}{advice}")
         for check in failed + warned:
             print(f"        {check.name}: {check.sentence}")
-    if not any(maps.recommended for maps in result.maps):
-        print("No map of this run passed its checks; none is recommended.")
+    if result.recommendation is not None:
+        print(" ".join(result.recommendation.sentences))
     print()
     print(f"page         {output / 'report.html'}")
     for figure in sorted((output / "figures").glob("*.png")):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from g3dvit.checks import Check, judge, not_applicable
+from g3dvit.checks import Check, judge, not_applicable, number
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
@@ -143,11 +143,12 @@ def check_amplitude(value: float, *, by_patch: bool) -> Check:
     )
     name, limit = "amplitude blindness", 1e-3
     seen = value >= limit and not by_patch
+    asked = f"({number(value)}; at least {limit:.3g} is asked for)"
     sentence = (
-        f"The model sees how strong the signal is ({value:.1e}; at least {limit:.0e} is asked for)."
+        f"The model sees how strong the signal is {asked}."
         if seen
         else f"This model ignores level and amplitude of {what}: {blind}, and maps show where "
-        f"patterns matter, not strength ({value:.1e}; at least {limit:.0e} is asked for)."
+        f"patterns matter, not strength {asked}."
     )
     return Check(name, value, limit, None, "pass" if seen else "warn", sentence)
 

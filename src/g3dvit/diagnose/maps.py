@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from g3dvit.checks import Check, judge
+from g3dvit.checks import Check, judge, number
 
 
 def not_finite(relevance: Float[Tensor, "batch patches"]) -> Float[Tensor, " batch"]:
@@ -110,7 +110,7 @@ def check_positive(value: float, *, against: bool = False) -> Check:
     )
     if against and check.verdict == "fail":
         sentence = (
-            f"No patch is evidence for the class ({value:.1e} of the map), as the whole score "
+            f"No patch is evidence for the class ({number(value)} of the map), as the whole score "
             "speaks against it; shown with positive values only, this map is empty."
         )
         return Check(check.name, value, check.threshold_warn, None, "warn", sentence)

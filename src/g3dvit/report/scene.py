@@ -74,6 +74,7 @@ def scene_of(result: RunResult, figures: Sequence[dict[str, str]] = ()) -> dict[
         "notes": list(result.notes),
         "warnings": list(result.warnings),
         "run_checks": [_check(check) for check in result.checks],
+        "recommendation": list(result.recommendation.sentences) if result.recommendation else [],
         "methods": [_method(maps) for maps in result.maps],
         "class_names": list(result.model.class_names),
         "predictions": _predictions(result.predictions),

@@ -8,7 +8,7 @@ model's input to the volume.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from g3dvit.explanation import Explanation
 from g3dvit.grids import PatchGrid
 from g3dvit.maps import RelevanceMap, patch_map
 from g3dvit.methods import METHODS
+from g3dvit.recommend import show_first
+from g3dvit.run.checks import input_blind_check, outside_checks
 from g3dvit.run.inputs import OpenRun
 from g3dvit.run.targets import TargetPlan, target_words
 from g3dvit.run_result import ClassMean, MapSet, summarise_checks
@@ -36,6 +38,8 @@ COMPANIONS = {
     "frozen_gate_noise": ("content", "position"),
     "frozen_gate_gamma": ("content", "position"),
 }
+#: Those of which class means are taken too: linear in the map, so that their means belong to its.
+MEAN_COMPANIONS = ("content", "position")
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class _Tally:
     groups: list[GroupKey] = field(default_factory=list)
     patch_means: GroupedMeans | None = None
     voxel_means: GroupedMeans | None = None
+    companion_means: dict[str, GroupedMeans] = field(default_factory=dict)
     units: str = ""
     layer: str | None = None
 
@@ -67,6 +72,8 @@ class Collector:
         In the order of the model's outputs.
     plan
         Targets of volumes and means.
+    brain : (i, j, k)
+        Where the brain is in the prepared volume; None where unknown.
     """
 
     def __init__(
@@ -75,7 +82,9 @@ class Collector:
         patches: PatchGrid,
         class_names: Sequence[str],
         plan: TargetPlan,
+        brain: NDArray[np.bool_] | None = None,
     ) -> None:
+        self._brain = brain
         self._description = description
         self._patches = patches
         self._class_names = tuple(class_names)
@@ -167,7 +176,6 @@ class Collector:
     ) -> None:
         tally = self._tally(method, weighting)
         tally.units, tally.layer = result.units, result.target_layer
-        tally.checks += checks
         tally.groups += groups
 
         def of(tensor: Tensor, target: int) -> NDArray[np.float32]:
@@ -176,11 +184,21 @@ class Collector:
             return np.asarray(self._description.from_input(chosen.numpy()), dtype=np.float32)
 
         mean_target = len(self._plan.targets) - 1
-        tally.maps[-1] += list(of(result.relevance, 0))
+        shown = list(of(result.relevance, 0))
+        tally.maps[-1] += shown
+        if self._brain is not None:
+            outside = outside_checks(shown, self._brain, self._patches)
+            checks = [(*own, one) for own, one in zip(checks, outside, strict=True)]
+        tally.checks += checks
         for name in COMPANIONS.get(method, ()):
             values = getattr(result, name)
-            if values is not None:
-                tally.companions[-1].setdefault(name, []).extend(of(values, 0))
+            if values is None:
+                continue
+            tally.companions[-1].setdefault(name, []).extend(of(values, 0))
+            if name in MEAN_COMPANIONS:
+                running = tally.companion_means.setdefault(name, GroupedMeans(self._patches.shape))
+                for key, one in zip(groups, of(values, mean_target), strict=True):
+                    running.add(key, one)
         means = of(result.relevance, mean_target)
         if tally.patch_means is None:
             tally.patch_means = GroupedMeans(means.shape[1:])
@@ -206,20 +224,22 @@ class Collector:
         """Return one row per volume."""
         return pd.DataFrame(self._rows).astype({"block": "Int64"})
 
-    def map_sets(self, metadata: Mapping[str, Any]) -> tuple[MapSet, ...]:
-        """Return all maps, the recommended method first.
+    def map_sets(self, metadata: Mapping[str, Any], *, whole: bool = True) -> tuple[MapSet, ...]:
+        """Return all maps, in the order to show them.
 
         Parameters
         ----------
         metadata
             What is the same for all maps: model, preparation, versions, score.
+        whole
+            This is the whole run, so that its volumes can be compared.
         """
-        found = [self._map_set(tally, metadata) for tally in self._tallies.values()]
-        best = recommended(found)
-        return tuple(
-            replace(maps, recommended=maps is best)
-            for maps in sorted(found, key=lambda maps: maps is not best)
-        )
+        if whole:
+            for tally in self._tallies.values():
+                maps = [one for of_run in tally.maps for one in of_run]
+                check = input_blind_check(maps, [row["target"] for row in self._rows])
+                tally.checks = [(*own, check) for own in tally.checks]
+        return show_first([self._map_set(tally, metadata) for tally in self._tallies.values()])
 
     def _map_set(self, tally: _Tally, common: Mapping[str, Any]) -> MapSet:
         row = METHODS[tally.method]
@@ -295,6 +315,7 @@ class Collector:
                 running.mean,
                 self._patches,
                 metadata=described,
+                companions={name: means[key].mean for name, means in tally.companion_means.items()},
                 sform_code=series.sform_code,
                 qform_code=series.qform_code,
             )
@@ -323,20 +344,6 @@ def class_probabilities(logits: Tensor) -> tuple[Tensor, list[int]]:
         probabilities = torch.stack([1 - positive, positive], dim=1)
         return probabilities, [int(z > 0) for z in logits[:, 0].tolist()]
     return logits.softmax(1), [int(c) for c in logits.argmax(1).tolist()]
-
-
-def recommended(found: Sequence[MapSet]) -> MapSet | None:
-    """Return the maps to look at first: of the finest complete method whose checks did not fail."""
-    sound = [maps for maps in found if all(c.verdict != "fail" for c in maps.summary)]
-    order = sorted(
-        sound,
-        key=lambda maps: (
-            not METHODS[maps.method].complete,
-            METHODS[maps.method].space != "voxel",
-            maps.method != "hirescam",
-        ),
-    )
-    return order[0] if order else None
 
 
 def _check_dict(check: Any) -> dict[str, Any]:

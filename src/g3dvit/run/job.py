@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from g3dvit.checks import Check
 from g3dvit.descriptions import ModelDescription
-from g3dvit.explain import Explainer
+from g3dvit.explain import CHECKS, Explainer
 from g3dvit.prepare import Preparation
 from g3dvit.run.collect import Collector
 from g3dvit.run.inputs import OpenRun
@@ -22,6 +23,8 @@ from g3dvit.volumes import Volume
 #: Volumes that are read before they are explained; the explainer divides them further.
 _VOLUMES_AT_A_TIME = 8
 _FIRST_BATCH = 2
+#: Made on the first batch; whether maps differ between volumes is judged over the whole run.
+FIRST_CHECKS = tuple(name for name in CHECKS if name != "input_blind")
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int, str], None]
@@ -39,6 +42,7 @@ class Job:
         plan: TargetPlan,
         say: Say | None,
         progress: Progress | None,
+        brain: NDArray[np.bool_] | None = None,
     ) -> None:
         self.explainer = explainer
         self.description = description
@@ -47,6 +51,9 @@ class Job:
         self.plan = plan
         self.say = say
         self.progress = progress
+        self.brain = None
+        if brain is not None:
+            self.brain = description.to_input(brain[None].astype(np.float32))[0]
         self.score = ""
         self.done = 0
 
@@ -94,7 +101,10 @@ class Job:
         self.score = next(iter(results.values())).score
         extra: dict[str, Sequence[tuple[Check, ...]]] = {}
         if further:
-            extra = {name: self.explainer.check(x, one) for name, one in results.items()}
+            extra = {
+                name: self.explainer.check(x, one, FIRST_CHECKS, brain=self.brain)
+                for name, one in results.items()
+            }
         self.collector.add(volumes, results, labels, blocks, extra)
         return seconds
 

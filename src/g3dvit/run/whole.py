@@ -19,8 +19,10 @@ from torch import nn
 from g3dvit.errors import G3DWarning
 from g3dvit.explain import Explainer
 from g3dvit.maps import RelevanceMap
+from g3dvit.recommend import mark, recommend
 from g3dvit.run.accuracy import accuracy_check
 from g3dvit.run.background import background_of
+from g3dvit.run.checks import brain_of
 from g3dvit.run.collect import Collector
 from g3dvit.run.inputs import RunSource, open_runs
 from g3dvit.run.job import Job, Progress, Say, batches
@@ -111,8 +113,9 @@ def explain_run(
         plan = plan_targets(target, mean_target, class_names)
         patches = patches_of(description, explainer, grid)
         # 3. explain, batch after batch
-        collector = Collector(description, patches, class_names, plan)
-        job = Job(explainer, description, preparation, collector, plan, said, progress)
+        brain = brain_of(preparation, runs[0], patches)
+        collector = Collector(description, patches, class_names, plan, brain)
+        job = Job(explainer, description, preparation, collector, plan, said, progress, brain)
         options = {
             "method": tuple(methods),
             "score": score,
@@ -127,7 +130,8 @@ def explain_run(
     accuracy = accuracy_check(
         predictions, class_names, description, trained=trained_among(description, runs)
     )
-    common = common_metadata(description, preparation, job.score)
+    maps = collector.map_sets(common_metadata(description, preparation, job.score))
+    advice = recommend(maps, (accuracy,))
     return RunResult(
         title=title or title_of(runs),
         model=model_summary(description, preparation, explainer, accuracy, class_names),
@@ -136,7 +140,7 @@ def explain_run(
         volume_target=plan.volume_words,
         score=job.score.replace("_", "-"),
         predictions=predictions,
-        maps=collector.map_sets(common),
+        maps=mark(maps, advice),
         background=background_of(runs[0].series, preparation.space),
         prepared_grid=grid,
         space=preparation.space or runs[0].series.space,
@@ -146,6 +150,7 @@ def explain_run(
         provenance=provenance_of(description, runs, started),
         truth=truth,
         display=display or Display(),
+        recommendation=advice,
     )
 
 
@@ -220,7 +225,8 @@ def explain_image(
             job = Job(explainer, description, preparation, collector, plan, None, None)
             collector.start_run(runs[0])
             job.batch(batch, labels, blocks, options, further=False)
-            (found,) = collector.map_sets(common_metadata(description, preparation, job.score))
+            common = common_metadata(description, preparation, job.score)
+            (found,) = collector.map_sets(common, whole=False)
             yield from _single_maps(found)
 
     return maps()

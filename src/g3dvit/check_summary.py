@@ -1,0 +1,106 @@
+"""What the checks of many volumes say together.
+
+A check as others see it (`CheckLike`), one over many volumes (`CheckSummary`), and how the first
+become the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal, Protocol
+
+Verdict = Literal["pass", "warn", "fail"]
+_ORDER: tuple[Verdict, ...] = ("pass", "warn", "fail")
+_COUNTED: tuple[tuple[Verdict, str], ...] = (("fail", "failed"), ("warn", "warned"))
+
+
+class CheckLike(Protocol):
+    """What a check must say: `g3dvit.diagnose.Check` and `CheckSummary` do."""
+
+    @property
+    def name(self) -> str:
+        """What is checked."""
+
+    @property
+    def value(self) -> float:
+        """What was measured."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Pass, warn or fail."""
+
+    @property
+    def sentence(self) -> str:
+        """What it means, for a reader."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSummary:
+    """One check over many volumes.
+
+    Parameters
+    ----------
+    name, sentence
+        As in the check itself; the sentence counts the volumes.
+    value
+        Median over the volumes.
+    verdict
+        ``"fail"`` if at least half of the volumes failed; ``"warn"`` if any failed or at least
+        half were not passed; else ``"pass"``.
+    n_pass, n_warn, n_fail
+        Number of volumes with each verdict.
+    """
+
+    name: str
+    value: float
+    verdict: Verdict
+    sentence: str
+    n_pass: int
+    n_warn: int
+    n_fail: int
+
+
+def worst(checks: Sequence[CheckLike]) -> Verdict:
+    """Return the worst verdict; ``"pass"`` where there is no check."""
+    return _ORDER[max((_ORDER.index(check.verdict) for check in checks), default=0)]
+
+
+def summarise_checks(volumes: Sequence[Sequence[CheckLike]]) -> tuple[CheckSummary, ...]:
+    """Return one summary per check name over the checks of many volumes.
+
+    Parameters
+    ----------
+    volumes
+        The checks of every volume.
+    """
+    by_name: dict[str, list[CheckLike]] = {}
+    for checks in volumes:
+        for check in checks:
+            by_name.setdefault(check.name, []).append(check)
+    return tuple(_summary(name, found) for name, found in by_name.items())
+
+
+def _summary(name: str, found: Sequence[CheckLike]) -> CheckSummary:
+    count = {verdict: sum(c.verdict == verdict for c in found) for verdict in _ORDER}
+    verdict: Verdict = "pass"
+    if 2 * count["fail"] >= len(found):
+        verdict = "fail"
+    elif count["fail"] or 2 * count["warn"] >= len(found):
+        verdict = "warn"
+    # the sentence of a volume that got this verdict, or of the worst one there is
+    told = max(found, key=lambda c: (c.verdict == verdict, _ORDER.index(c.verdict)))
+    sentence = told.sentence
+    if len(found) > 1 and verdict != "pass":
+        told_of = [f"{count[v]} {word}" for v, word in _COUNTED if count[v]]
+        sentence += f" (of {len(found)} volumes {', '.join(told_of)})"
+    return CheckSummary(
+        name=name,
+        value=float(median(check.value for check in found)),
+        verdict=verdict,
+        sentence=sentence,
+        n_pass=count["pass"],
+        n_warn=count["warn"],
+        n_fail=count["fail"],
+    )

@@ -1,0 +1,123 @@
+"""Which map to look at first for this model, and why: one pure function.
+
+Only maps without a failed check are recommended. Among them the finest comes first that has found
+planted answers best (``docs/benchmark.md``); what else a reader of it should know about this
+model is said in a second sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from g3dvit.checks import number
+from g3dvit.run_result import CheckLike, MapSet, Recommendation, worst
+
+#: Best first; methods that are not named here follow, in the order in which they were asked for.
+PREFERENCE = (
+    "shift_averaged",
+    "frozen_gate",
+    "frozen_gate_gamma",
+    "frozen_gate_noise",
+    "hirescam_blocks",
+    "gradient_rollout",
+    "token_removal",
+    "occlusion",
+    "cam",
+    "hirescam",
+)
+_LAST = ("token_gradcam",)
+_WHY = {
+    "shift_averaged": "it shows places finer than a patch, and found planted places best",
+    "frozen_gate": "its shares add up to the score, and among maps of one pass it found planted "
+    "places best",
+    "frozen_gate_gamma": "its shares add up to the score",
+    "frozen_gate_noise": "its shares add up to the mean score of noisy copies",
+    "hirescam_blocks": "it follows the score through all blocks",
+    "gradient_rollout": "it follows the attention that matters to the score through all blocks",
+    "token_removal": "it tells what happens to the score when a place is really gone",
+    "occlusion": "it tells what happens to the score when a place is exchanged",
+    "cam": "its shares add up to the score",
+    "hirescam": "nothing cancels in it",
+}
+
+
+def recommend(maps: Sequence[MapSet], run_checks: Sequence[CheckLike] = ()) -> Recommendation:
+    """Recommend one of the maps of a run, or none.
+
+    Parameters
+    ----------
+    maps
+        One set per method and weighting.
+    run_checks
+        Of the model, such as whether it is better than chance.
+    """
+    failed = {one.label: _names(one, "fail") for one in maps if worst(one.summary) == "fail"}
+    warned = {one.label: _names(one, "warn") for one in maps if worst(one.summary) == "warn"}
+    passed = tuple(one.label for one in maps if one.label not in {*failed, *warned})
+    because = "; ".join(f"{label} failed {', '.join(names)}" for label, names in failed.items())
+    at_fault = [check for check in run_checks if check.verdict == "fail"]
+    sound = [one for one in maps if one.label not in failed]
+    best = None
+    if at_fault:
+        sentences = [f"No map is recommended, whatever its checks say: {at_fault[0].sentence}"]
+    elif not sound:
+        sentences = [f"No map is recommended for this model: {because or 'there is none'}."]
+    else:
+        best = min(sound, key=_rank)
+        sentences = [f"{_first(best.label)} is recommended for this model: {_why(best)}."]
+        second = "; ".join(filter(None, [because, _caution(best)]))
+        sentences += [f"{_first(second)}."] if second else []
+    return Recommendation(
+        label=None if best is None else best.label,
+        sentences=tuple(sentences),
+        passed=passed,
+        warned=warned,
+        failed=failed,
+    )
+
+
+def show_first(maps: Sequence[MapSet]) -> tuple[MapSet, ...]:
+    """Return maps in the order to show them: without a failed check first, the best of those."""
+    return tuple(sorted(maps, key=lambda one: (worst(one.summary) == "fail", _rank(one))))
+
+
+def mark(maps: Sequence[MapSet], recommendation: Recommendation) -> tuple[MapSet, ...]:
+    """Return maps, the recommended one marked."""
+    return tuple(replace(one, recommended=one.label == recommendation.label) for one in maps)
+
+
+def _rank(maps: MapSet) -> int:
+    if maps.method in PREFERENCE:
+        return PREFERENCE.index(maps.method)
+    return len(PREFERENCE) + (maps.method in _LAST)
+
+
+def _why(maps: MapSet) -> str:
+    own = "it passed every check"
+    if worst(maps.summary) == "warn":
+        own = f"it failed no check (warned: {', '.join(_names(maps, 'warn'))})"
+    return ", and ".join(filter(None, [own, _WHY.get(maps.method, "")]))
+
+
+def _caution(maps: MapSet) -> str:
+    """Return what to bear in mind about the recommended map."""
+    values = {check.name: check.value for check in maps.summary}
+    parts = []
+    if "position share" in values:
+        share = f"{values['position share']:.0%} of its patches' relevance"
+        parts.append(f"{share} is the position code, so that its content is shown as the map")
+    if values.get("attention steering", 0.0) > 1.0:
+        steering = number(values["attention steering"])
+        parts.append(
+            f"attention steering is large ({steering}), so compare it with token removal too"
+        )
+    return "; ".join(parts)
+
+
+def _names(maps: MapSet, verdict: str) -> tuple[str, ...]:
+    return tuple(check.name for check in maps.summary if check.verdict == verdict)
+
+
+def _first(text: str) -> str:
+    return text[:1].upper() + text[1:]
