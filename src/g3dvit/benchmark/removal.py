@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from g3dvit.benchmark.vit3d import logits_of
+from g3dvit.evaluate.curves import removal_counts
 
 STEPS = 5  # parts of a curve, from none removed to all of the mask
 
@@ -73,7 +74,7 @@ def removal_gain(
     """
     truth = torch.from_numpy(labels)
     order = np.argsort(-patch_scores, axis=1, kind="stable")
-    counts = np.unique(np.round(np.linspace(0, len(patches), STEPS + 1)).astype(int))
+    counts = removal_counts(len(patches), STEPS)
     gain = np.zeros(len(tokens))
     # With none and with all removed, both orders leave the same.
     for count in counts[1:-1]:

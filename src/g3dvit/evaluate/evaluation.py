@@ -160,6 +160,12 @@ def _usable(
     """
     if methods is not None:
         names = list(dict.fromkeys(find_method(name).name for name in methods))
+        for name in names:
+            if "references" in METHODS[name].arguments:
+                raise MethodError(
+                    f"{name} compares with reference volumes, which cannot be given here; choose "
+                    "another method"
+                )
         _try(prepared, names, goal)
         return names, {}
     usable, refused = [], {}

@@ -29,16 +29,17 @@ from g3dvit.evaluate.measure_spread import measure_spread, spread_bins
 from g3dvit.evaluate.measured import Measured
 from g3dvit.evaluate.parts import Parts
 from g3dvit.evaluate.prepared import Candidate, Prepared
-from g3dvit.evaluate.settings import EvaluationSettings
+from g3dvit.evaluate.settings import EvaluationSettings, passes_of
 from g3dvit.evaluate.units import unit_means
+from g3dvit.methods import METHODS
 from g3dvit.run.targets import target_words
 
 Progress = Callable[[int, int, str], None]
 Array = NDArray[np.float64]
 _AT_A_TIME = 4
 _TIMED = 16
-#: About how many passes one map costs, and one specification with its removal curve.
-_PASSES_PER_MAP, _PASSES_PER_CHOICE = 4, 14
+#: About how many passes one specification with its removal curve costs.
+_PASSES_PER_CHOICE = 14
 _CHOICE_VOLUMES = 4
 
 
@@ -346,10 +347,14 @@ class Job:
         self._done = min(self._done + work, self._total)
         return found
 
+    def cost(self, name: str) -> int:
+        """Return about how many passes one map of a method costs."""
+        return passes_of(METHODS[name], self.prepared.model.explainer.geometry.num_patches)
+
     @property
     def explain_work(self) -> int:
         """Passes to explain one volume with every method, about."""
-        return _PASSES_PER_MAP * len(self.methods)
+        return sum(self.cost(name) for name in self.methods)
 
     @property
     def _curve_work(self) -> int:

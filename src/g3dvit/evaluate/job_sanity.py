@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from g3dvit.evaluate import measure_sanity as sanity
 from g3dvit.evaluate.measure_context import image_agreement, motion_agreement
 from g3dvit.evaluate.randomise import find_stages
+from g3dvit.evaluate.settings import MANY_PASSES
 from g3dvit.targets import Chosen
 
 if TYPE_CHECKING:
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 _CASCADE_SEEDS = 3
-#: Methods whose random-weight maps would take hours; their single-pass kin is measured instead.
-_MANY_PASSES = ("shift_averaged", "token_removal", "occlusion", "rise")
 
 
 def randomisation(job: Job) -> None:
     """Explain random models, models shuffled from the head down, and null models."""
     prepared, few = job.prepared, job.few
-    methods = [name for name in job.methods if name not in _MANY_PASSES]
+    methods = [name for name in job.methods if job.cost(name) < MANY_PASSES]
+    if not methods:
+        return
     chosen = [job.measured.chosen[n] for n in few]
     inside = prepared.inside
 

@@ -21,14 +21,12 @@ from g3dvit.evaluate.agreement import spearman
 from g3dvit.evaluate.explained import explain_volumes
 from g3dvit.evaluate.measure_curves import Question, gains_of
 from g3dvit.evaluate.prepared import Prepared
-from g3dvit.evaluate.settings import EvaluationSettings
+from g3dvit.evaluate.settings import MANY_PASSES, EvaluationSettings, passes_of
 from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS
 from g3dvit.targets import SCORES, Chosen
 
 MOST_LAYERS = 6
-#: Methods that cost more passes than this many are explained by default choices alone.
-_SLOW = ("smoothgrad", "integrated_gradients", "expected_gradients", "shift_averaged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +65,11 @@ def specifications(
     for method in methods:
         layered = "target_layer" in METHODS[method].arguments
         layers = layers_of(geometry) if layered else ("",)
-        scores = ("log_odds",) if method in _SLOW else SCORES
+        slow = passes_of(METHODS[method], geometry.num_patches) >= MANY_PASSES
+        scores = ("log_odds",) if slow else SCORES
         for layer in layers:
             for score in scores:
-                for target in targets[:1] if method in _SLOW else targets:
+                for target in targets[:1] if slow else targets:
                     found.append(Specification(method, layer, score, target))
     return found
 
