@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from g3dvit import Explainer, pattern
+from g3dvit import Explainer, ImageGrid, RelevanceMap, pattern
 from g3dvit.errors import InputError, TargetError
 from gallery import GALLERY, SHAPE, Patches, TinyViT, seeded
 from test_methods import drifted
@@ -110,6 +110,22 @@ def test_the_two_classes_of_a_binary_model_have_opposite_patterns_and_scores_may
     np.testing.assert_allclose(found.covariance[0], -found.covariance[1], rtol=1e-6, atol=1e-8)
     own = pattern(explainer, X, score=lambda z: z[:, 1] - z[:, 0])
     np.testing.assert_allclose(own.covariance, found.covariance[1], rtol=1e-5, atol=1e-7)
+
+
+def test_it_is_saved_as_an_image_with_the_correlation_beside_it(tmp_path):
+    explainer = Explainer(seeded(TinyViT)(), (1, *SHAPE))
+    found = pattern(explainer, X, target=(1, 0))
+    affine = np.diag([3.0, 2.0, 2.5, 1.0])
+    grid = ImageGrid(SHAPE, affine)
+    path = found.to_map(grid).save(tmp_path / "pattern.nii.gz")
+    read = RelevanceMap.load(path)
+    np.testing.assert_allclose(read.data, found.covariance, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(read.companions["correlation"], found.correlation, atol=1e-6)
+    np.testing.assert_allclose(read.grid.affine, affine)
+    assert read.units == "input times log-odds"
+    assert read.metadata["num_volumes"] == 23 and read.metadata["target"] == "(1, 0)"
+    with pytest.raises(InputError, match="one target"):
+        pattern(explainer, X, target="all").to_map(grid)
 
 
 def test_what_cannot_have_a_pattern_is_told():

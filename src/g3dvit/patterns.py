@@ -24,6 +24,8 @@ from g3dvit.capture import first_output, guest
 from g3dvit.errors import InputError, TargetError
 from g3dvit.explain import Explainer
 from g3dvit.explain_inputs import check_volumes, choose_batch_size, to_input
+from g3dvit.grids import ImageGrid
+from g3dvit.maps import RelevanceMap
 from g3dvit.targets import (
     Chosen,
     ScoreFunction,
@@ -67,6 +69,37 @@ class Pattern:
     num_volumes: int
     target: Any
     score: str
+
+    def to_map(self, grid: ImageGrid) -> RelevanceMap:
+        """Return the covariance as an image, with the correlation beside it.
+
+        Parameters
+        ----------
+        grid
+            Of the prepared volumes.
+
+        Raises
+        ------
+        InputError
+            If there are several targets: an image holds one.
+        """
+        if self.covariance.ndim != 3:
+            raise InputError("an image holds one pattern; ask for one target")
+        return RelevanceMap(
+            data=self.covariance.astype(np.float32),
+            grid=grid,
+            metadata={
+                "method": "pattern",
+                "title": "pattern: covariance of the input with the score",
+                "paper": "Haufe et al. 2014, https://doi.org/10.1016/j.neuroimage.2013.10.067",
+                "units": f"input times {self.score.replace('_', '-')}",
+                "target": str(self.target),
+                "score": self.score,
+                "score_sd": float(self.score_sd),
+                "num_volumes": self.num_volumes,
+            },
+            companions={"correlation": self.correlation.astype(np.float32)},
+        )
 
 
 def pattern(
