@@ -375,6 +375,39 @@ def test_subjects_are_the_units_where_there_are_several(tmp_path) -> None:
         assert labels.count("rest") == labels.count("task") == 3
 
 
+def test_single_volumes_of_many_subjects(tmp_path, files) -> None:
+    import nibabel as nib
+
+    whole = nib.load(files[1])
+    rows, images = ["participant_id\tdiagnosis"], []
+    for n in range(10):
+        path = tmp_path / f"sub-{n:02d}_space-MNI152NLin6Asym_T1w.nii.gz"
+        nib.save(whole.slicer[..., 3 * n], path)
+        images.append(path)
+        rows.append(f"sub-{n:02d}\t{'task' if n % 2 else 'rest'}")
+    (tmp_path / "participants.tsv").write_text("\n".join(rows) + "\n")
+    source = RunSource(images=tuple(images), labels=tmp_path / "participants.tsv")
+    found = evaluate_run(
+        source, files[0], methods=["frozen_gate"], settings=replace(FAST, skip=("choices",))
+    )
+    assert (found.values["unit"], found.values["n_units"]) == ("subject", 4)
+    assert found.values["n_subjects"] == 10
+    with pytest.raises(InputError, match="1 volume was selected"):
+        evaluate_run(RunSource(images=(images[0],)), files[0])
+
+
+def test_a_contrast_is_followed_as_a_contrast(files) -> None:
+    found = evaluate_run(
+        source_of(files[1]),
+        files[0],
+        methods=["frozen_gate"],
+        target="task-rest",
+        settings=replace(FAST, skip=("regions", "spread", "randomisation")),
+    )
+    assert found.values["target"] == "task - rest"
+    assert "task - rest" in found.sentence
+
+
 def test_two_runs_of_one_subject_are_runs(tmp_path) -> None:
     images = [save_run(tmp_path, name=f"sub-01_run-{n}", seed=n) for n in (1, 2)]
     events = tmp_path / "sub-01_run-1_events.tsv"

@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 def image_patches(prepared: Prepared, run: int) -> dict[str, Array]:
     """Return what a run looks like per patch, whatever the model: name to (patches,)."""
     images = prepared.images[run]
+    if images is None:
+        return {}
     known = np.nan_to_num(images.mean)
     pictures = {
         "temporal SNR": images.tsnr,

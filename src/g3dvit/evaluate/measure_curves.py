@@ -164,7 +164,9 @@ def measure_volume(
     -------
     dict
         Map to ``srg`` (draws,), ``morf`` and ``lerf`` (points,), and means over draws of
-        ``single``, ``saco``, ``deletion`` and ``insertion``.
+        ``single``, ``saco``, ``deletion`` and ``insertion``; the oracle also has the whole
+        volume's score and ``decision``, the ``drops`` (inside,), and how many patches were
+        ``removed`` (points,).
     """
     every = np.ones((1, question.n_patches), dtype=bool)
     full = float(question.log_odds(every)[0])
@@ -189,7 +191,10 @@ def measure_volume(
             "insertion": float(insertion[rows].mean()),
         }
     decision = int(decisions(question.remove(every))[0])
-    found[ORACLE] |= {"full": full, "decision": decision, "drops": drops}
+    removed = curves.removal_counts(
+        len(question.inside), settings.steps, all_may_go=question.all_may_go
+    )
+    found[ORACLE] |= {"full": full, "decision": decision, "drops": drops, "removed": removed}
     return found
 
 

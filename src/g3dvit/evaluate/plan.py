@@ -100,13 +100,18 @@ def plan_volumes(runs: Sequence[OpenRun], n_volumes: int = 24) -> Plan:
     Raises
     ------
     InputError
-        If fewer than 2 volumes are asked for.
+        If fewer than 2 volumes are asked for, or selected.
     """
     if n_volumes < 2:
         raise InputError(f"at least 2 volumes are needed, was given {n_volumes}")
     subjects = [_subject(run) for run in runs]
     n_subjects = len(set(subjects)) if all(subjects) else 1
     kind, volumes = _units(runs, subjects, n_subjects)
+    if len(volumes) < 2:
+        raise InputError(
+            "maps are measured over several volumes, of several subjects, runs or blocks; 1 volume "
+            "was selected"
+        )
     halves = _halves(volumes)
     counts = {half: list(halves.values()).count(half) for half in ("selection", "report")}
     chosen: list[Pick] = []

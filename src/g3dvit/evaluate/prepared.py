@@ -89,7 +89,7 @@ class Prepared:
     patches
         In volume order.
     images
-        One per run.
+        One per run; None for runs of which no volume was chosen.
     motion : (volumes,)
         Framewise displacement in mm, NaN where unknown.
     """
@@ -102,7 +102,7 @@ class Prepared:
     brain_voxels: NDArray[np.bool_] = field(repr=False)
     brain_source: str
     patches: PatchGrid
-    images: tuple[RunImages, ...] = field(repr=False)
+    images: tuple[RunImages | None, ...] = field(repr=False)
     motion: NDArray[np.float64] = field(repr=False)
 
     @property
@@ -176,9 +176,12 @@ def prepare_volumes(
     shape = candidate.explainer.geometry.input_shape
     x = torch.zeros((len(plan.picks), *shape))
     after = torch.full_like(x, math.nan)
-    images, motion = [], np.full(len(plan.picks), np.nan)
+    images: list[RunImages | None] = [None] * len(runs)
+    motion = np.full(len(plan.picks), np.nan)
     for number, run in enumerate(runs):
         mine = [n for n, pick in enumerate(plan.picks) if pick.run == number]
+        if not mine:
+            continue
         wanted = {plan.picks[n].time_point for n in mine}
         next_ones = {t for n in mine if (t := plan.picks[n].neighbour) is not None}
         report = None if progress is None else _reading(progress, run.name)
@@ -196,12 +199,15 @@ def prepare_volumes(
                     x[n] = one
                 if pick.neighbour == volume.time_point:
                     after[n] = one
-        images.append(run_images(run.series, grid, preparation.n_dropped))
+        images[number] = run_images(run.series, grid, preparation.n_dropped)
         if run.confounds is not None:
             displacement = framewise_displacement(run.confounds, run.series)
             if displacement is not None:
                 motion[mine] = [displacement[plan.picks[n].time_point] for n in mine]
-    voxels, source = brain_of(preparation, runs[0], grid, images[0].mean)
+    first = plan.picks[0].run
+    seen = images[first]
+    assert seen is not None  # a volume of it was chosen
+    voxels, source = brain_of(preparation, runs[first], grid, seen.mean)
     patches = patches_of(description, candidate.explainer, grid)
     brain = patch_means(to_frame(voxels.astype(np.float32), candidate), candidate) > 0
     if brain.sum() < 2:

@@ -329,7 +329,9 @@ def _values(
         "settings": settings,
         "floor_of_random_orders": 1 / (1 + settings.random_orders),
         "curves": {
-            "share_removed": np.linspace(0, 1, len(curves[ORACLE]["morf"])).tolist(),
+            "share_removed": np.divide(
+                measured.curves[0][ORACLE]["removed"], len(prepared.inside)
+            ).tolist(),
             **curves,
         },
         "spread": {
