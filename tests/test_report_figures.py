@@ -10,6 +10,10 @@ import pytest
 from fake_run import flat_background, small_run
 from g3dvit.grids import ImageGrid
 from g3dvit.report.figures import (
+    _framed,
+    _new_figure,
+    _Shown,
+    _slices,
     class_mean_figure,
     colour_range,
     comparison_figure,
@@ -181,3 +185,30 @@ def test_backend_and_open_figures_are_left_alone(result):
         assert plt.get_fignums() == figures
     finally:
         plt.switch_backend(before)
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nothing_is_shown_beyond_a_volume_that_covers_a_part_of_the_background(axis, sign):
+    grid = ImageGrid((30, 30, 30), np.diag([4.0, 4.0, 4.0, 1.0]))
+    ramp = np.linspace(1, 2, 27000, dtype=np.float32).reshape(grid.shape)
+    background = Background(ramp, grid, "made")
+    part = np.diag([sign * 3.0, 4.0, 4.0, 1.0])  # 30 to 58 mm along every axis
+    part[:3, 3] = (30 if sign > 0 else 51, 30, 30)
+
+    def drawn(values, cut):
+        shown = _Shown(
+            image=_framed(values, part, grid),
+            opacity=_framed(np.ones_like(values), part, grid),
+            vmax=1.0,
+            signed=True,
+            truth=None,
+        )
+        figure = _new_figure(3, 3)
+        _slices(figure, background, shown, axis, [cut], (0, 0, 1, 1))
+        return picture_of(figure)
+
+    values = np.ones((8, 8, 8), np.float32)
+    for cut, inside in ((12.0, False), (44.0, True), (100.0, False)):
+        same = np.array_equal(drawn(values, cut), drawn(np.zeros_like(values), cut))
+        assert same != inside

@@ -117,7 +117,7 @@ class AttentionPass:
                 else "it computes none that is seen here"
             )
             raise MethodError(
-                f"rollout needs every attention of the model over all its {num_tokens} tokens, "
+                f"methods that follow attention need every attention of the model over all its {num_tokens} tokens, "
                 f"but {why}; use frozen_gate, which needs no attention weights"
             )
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from g3dvit.grids import ImageGrid
 from g3dvit.report.display import apply_display, caption_of, display_units, shown_mean
 from g3dvit.report.words import (
     NOT_BOLD,
@@ -161,8 +163,8 @@ def _shown(result: RunResult, maps: MapSet, mean: ClassMean, vmax: float | None)
     opacity = np.clip(np.abs(values) / (_FADED_BELOW * (top or 1.0)), 0, 1)
     opacity[0, 0, 0], opacity[-1, -1, -1] = 0, 1  # else nilearn stretches it to its own range
     return _Shown(
-        image=_image(values, affine),
-        opacity=_image(opacity, affine),
+        image=_framed(values, affine, result.background.grid),
+        opacity=_framed(opacity, affine, result.background.grid),
         vmax=top or 1.0,
         signed=maps.signed and not result.display.rectify,
         truth=_truth_image(result, mean),
@@ -173,7 +175,25 @@ def _truth_image(result: RunResult, mean: ClassMean) -> nib.Nifti1Image | None:
     planted = (result.truth or {}).get(mean.key.group)
     if planted is None or not (planted > 0).any():
         return None
-    return _image(planted / planted.max(), result.prepared_grid.affine)
+    return _framed(planted / planted.max(), result.prepared_grid.affine, result.background.grid)
+
+
+def _framed(
+    values: NDArray[np.floating[Any]], affine: NDArray[np.float64], background: ImageGrid
+) -> nib.Nifti1Image:
+    """Return an image with nothing around it, as far as the background goes.
+
+    A cut beyond an image would show its outermost slice, which looks like a map out there.
+    """
+    last = np.array(background.shape) - 1
+    ends = np.array(list(product(*zip((0, 0, 0), last, strict=True))))
+    to_map = np.linalg.inv(affine) @ background.affine
+    ijk = ends @ to_map[:3, :3].T + to_map[:3, 3]
+    before = np.maximum(np.ceil(-ijk.min(0)), 1).astype(int)
+    after = np.maximum(np.ceil(ijk.max(0) - np.array(values.shape) + 1), 1).astype(int)
+    moved = affine.copy()
+    moved[:3, 3] -= affine[:3, :3] @ before
+    return _image(np.pad(values, list(zip(before, after, strict=True))), moved)
 
 
 def _image(values: NDArray[np.floating[Any]], affine: NDArray[np.float64]) -> nib.Nifti1Image:
