@@ -396,6 +396,17 @@ def test_single_volumes_of_many_subjects(tmp_path, files) -> None:
         evaluate_run(RunSource(images=(images[0],)), files[0])
 
 
+def test_training_data_are_told_in_the_sentence(tmp_path, files) -> None:
+    model = save_model(tmp_path, name="seen")
+    text = model.read_text() + f"trained_on: [{files[1].name.removesuffix('_bold.nii.gz')}]\n"
+    model.write_text(text)
+    skip = ("regions", "choices", "spread", "randomisation", "stability", "context")
+    settings = replace(FAST, skip=skip)
+    found = evaluate_run(source_of(files[1]), model, methods=["frozen_gate"], settings=settings)
+    assert "trained on runs of these data" in found.sentence
+    assert any("training data say nothing" in note for note in found.notes)
+
+
 def test_a_contrast_is_followed_as_a_contrast(files) -> None:
     found = evaluate_run(
         source_of(files[1]),
@@ -406,6 +417,13 @@ def test_a_contrast_is_followed_as_a_contrast(files) -> None:
     )
     assert found.values["target"] == "task - rest"
     assert "task - rest" in found.sentence
+
+
+def test_some_volumes_are_of_every_class(prepared) -> None:
+    few = prepared.plan.some("report", 2)
+    assert {prepared.plan.picks[n].label for n in few} == {"rest", "task"}
+    assert set(few) <= set(prepared.plan.of("report"))
+    assert sorted(prepared.plan.some("report", 99)) == prepared.plan.of("report")
 
 
 def test_two_runs_of_one_subject_are_runs(tmp_path) -> None:

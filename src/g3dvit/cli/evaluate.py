@@ -10,6 +10,7 @@ command goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,7 +179,8 @@ def _print_table(found: Evaluation) -> None:
         "spread_mm": "spread mm",
         "unlike_random": "shuffled",
     }
-    table = found.table[[name for name in columns if name in found.table.columns]]
+    table = found.table[[name for name in columns if name in found.table.columns]].copy()
+    table["p_random"] = [f"{p:.3f}" if math.isfinite(p) else "-" for p in table["p_random"]]
     text = table.rename(columns=columns).to_string(
         index=False, na_rep="-", float_format=lambda value: f"{value:.2f}"
     )

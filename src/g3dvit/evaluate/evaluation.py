@@ -32,7 +32,14 @@ from g3dvit.evaluate.settings import DEFAULT_METHODS, EvaluationSettings
 from g3dvit.evaluate.summary import Evaluation, summarise_job
 from g3dvit.methods import METHODS, find_method
 from g3dvit.run.inputs import OpenRun, RunSource, open_runs
-from g3dvit.run.setup import check_labels, check_runs, class_names_of, one_grid, preparation_of
+from g3dvit.run.setup import (
+    check_labels,
+    check_runs,
+    class_names_of,
+    one_grid,
+    preparation_of,
+    trained_among,
+)
 from g3dvit.run.targets import parse_target, target_words
 
 #: Raised whenever the same settings give other numbers than before.
@@ -144,6 +151,7 @@ def evaluate_run(
         class_names=names,
         others=[other.name for other in others],
         few=job.few,
+        trained_on=trained_among(main.description, runs),
         notes=notes,
     )
 

@@ -116,7 +116,7 @@ def _gains(panel: Axes, evaluation: Evaluation, colour: Mapping[str, str]) -> No
     panel.axvline(float(rows["srg"][RANDOM]), color=_GREY, lw=0.8, ls=":")
     names = [_words(n) + (" (rec.)" if n == evaluation.recommended else "") for n in order]
     panel.set_yticks(place, names, fontsize=8)
-    panel.set_xlabel("SRG (log-odds); 95 % over units")
+    panel.set_xlabel("SRG (log-odds); 95 % interval from 3 units on")
     panel.set_title("Symmetric relevance gain", fontsize=10, loc="left")
 
 

@@ -86,9 +86,7 @@ class Job:
         self._progress, self._done, self._total = progress, 0, 1
         plan = prepared.plan
         self.measured = Measured(self.methods, plan.of("selection"), plan.of("report"))
-        report = self.measured.report
-        step = max(1, len(report) // settings.sanity_volumes)
-        self.few = report[::step][: settings.sanity_volumes]
+        self.few = plan.some("report", settings.sanity_volumes)
         geometry = prepared.model.explainer.geometry
         names = prepared.model.explainer.class_names
         last = len(names) - 1 if names else max(2, geometry.num_outputs) - 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import pandas as pd
 
@@ -21,6 +21,7 @@ from g3dvit.run.inputs import OpenRun
 
 Half = Literal["selection", "report"]
 UnitKind = Literal["subject", "run", "block", "stretch of time"]
+_Thing = TypeVar("_Thing")
 STRETCHES = 8  # of a run without labels
 
 
@@ -76,6 +77,16 @@ class Plan:
     def of(self, half: Half) -> list[int]:
         """Return the places of the picks of one half."""
         return [n for n, pick in enumerate(self.picks) if pick.half == half]
+
+    def some(self, half: Half, count: int) -> list[int]:
+        """Return places of at most `count` picks of a half, evenly over labels and time."""
+        by_label: dict[str | None, list[int]] = {}
+        for n in self.of(half):
+            by_label.setdefault(self.picks[n].label, []).append(n)
+        queues = [_spread(mine) for mine in by_label.values()]
+        turns = max((len(queue) for queue in queues), default=0)
+        order = [queue[turn] for turn in range(turns) for queue in queues if turn < len(queue)]
+        return order[:count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +206,9 @@ def _even(volumes: Sequence[_Volume], quota: int) -> list[_Volume]:
     return taken
 
 
-def _spread(volumes: Sequence[_Volume]) -> list[_Volume]:
-    """Order volumes so that every beginning of the order lies evenly over them."""
-    n = len(volumes)
+def _spread(things: Sequence[_Thing]) -> list[_Thing]:
+    """Order things so that every beginning of the order lies evenly over them."""
+    n = len(things)
     order: dict[int, None] = {}
     step = 1
     while len(order) < n:
@@ -206,7 +217,7 @@ def _spread(volumes: Sequence[_Volume]) -> list[_Volume]:
         step *= 2
         if step > 2 * n:
             order.update(dict.fromkeys(range(n)))
-    return [volumes[place] for place in order]
+    return [things[place] for place in order]
 
 
 def _neighbour(v: _Volume, volumes: Sequence[_Volume]) -> int | None:

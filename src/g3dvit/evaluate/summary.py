@@ -82,6 +82,7 @@ def summarise_job(
     class_names: Sequence[str],
     others: Sequence[str],
     few: Sequence[int],
+    trained_on: Sequence[str],
     notes: Sequence[str],
 ) -> Evaluation:
     """Return tables and sentence of a finished job.
@@ -98,6 +99,8 @@ def summarise_job(
         Names of further models.
     few
         Volumes that were used for sanity and choices.
+    trained_on
+        Which of the runs the model was trained on.
     notes
         Said while opening.
     """
@@ -108,7 +111,8 @@ def summarise_job(
     ]
     table = pd.DataFrame(rows)
     regions = _regions(prepared, measured, settings, class_names, units)
-    values = _values(prepared, measured, settings, units, target, class_names, others)
+    values = _values(prepared, measured, settings, units, target, class_names)
+    values |= {"more_models": list(others), "trained_on_these": list(trained_on)}
     every = [*notes, *measured.notes, *_limits(prepared, units, settings)]
     sentence = sentence_of(measured.recommended, table, regions, values)
     return Evaluation(
@@ -286,7 +290,6 @@ def _values(
     units: Sequence[str],
     target: str,
     class_names: Sequence[str],
-    others: Sequence[str],
 ) -> dict[str, Any]:
     geometry, plan = prepared.model.explainer.geometry, prepared.plan
     decided = decisions(measured.logits)
@@ -309,7 +312,6 @@ def _values(
     return {
         "schema_version": SCHEMA_VERSION,
         "model": prepared.model.name,
-        "more_models": list(others),
         "target": target,
         "score": "log_odds",
         "recommended": measured.recommended,

@@ -108,6 +108,10 @@ def sentence_of(
             f"{one['alone']:.2f} with these alone (random patches {chance.iloc[0]['without']:.2f} "
             f"and {chance.iloc[0]['alone']:.2f})."
         )
+    if values["trained_on_these"]:
+        parts.append(
+            " The model was trained on runs of these data, so accuracies are not held out."
+        )
     parts.append(" The map shows what this model uses, not where brains differ.")
     return "".join(parts)
 
@@ -135,7 +139,18 @@ def _number(row: Mapping[str, Any], key: str) -> str:
 def _p(value: float, unit: str, n: int) -> str:
     if not math.isfinite(value):
         return f"; no p-value with {count_units(n, unit)}"
-    return f"; sign-flip p = {value:.3f} over {count_units(n, unit)}"
+    return f"; sign-flip p {p_in_words(value)} over {count_units(n, unit)}"
+
+
+def p_in_words(value: float) -> str:
+    """Return a p-value with its sign.
+
+    Examples
+    --------
+    >>> p_in_words(0.0312), p_in_words(0.0005)
+    ('= 0.031', '< 0.001')
+    """
+    return f"= {value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _mm(value: float) -> str:
