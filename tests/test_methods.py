@@ -224,7 +224,9 @@ class TestContract:
             arguments["noise"] = 0.0  # noise would not be permuted along
         if "references" in arguments:
             arguments["references"] = permuted(arguments["references"], order)
-        still = {k: v for k, v in arguments.items() if k == "noise"}
+        if "shifts" in METHODS[name].arguments:
+            arguments["shifts"] = 1  # what is shifted into another patch is not permuted along
+        still = {k: v for k, v in arguments.items() if k in ("noise", "shifts")}
         a = explained(name, X, target=1, **still).relevance.flatten(1)[:, order]
         b = Explainer(model, (1, *SHAPE), geometry=explainer_of(name).geometry).explain(
             permuted(X, order), name, target=1, **arguments

@@ -29,15 +29,14 @@ from g3dvit.explain_request import (
     resolve_options,
     resolve_weightings,
 )
-from g3dvit.explanation import Explanation, join
+from g3dvit.explain_result import explanation_of
+from g3dvit.explanation import Explanation
 from g3dvit.geometry import Geometry
-from g3dvit.methods import METHODS
 from g3dvit.seen import patches_in
 from g3dvit.targets import (
     ScoreFunction,
     refuse_target_of_function,
     resolve_score,
-    score_name,
     split_targets,
 )
 
@@ -127,7 +126,8 @@ class Explainer:
         samples: int | None = ...,
         noise: float = ...,
         seed: int = ...,
-        gamma: float = ...,
+        gamma: float | None = ...,
+        shifts: int = ...,
         check: str | Sequence[str] = ...,
         progress: Progress | None = ...,
     ) -> Explanation: ...
@@ -148,7 +148,8 @@ class Explainer:
         samples: int | None = ...,
         noise: float = ...,
         seed: int = ...,
-        gamma: float = ...,
+        gamma: float | None = ...,
+        shifts: int = ...,
         check: str | Sequence[str] = ...,
         progress: Progress | None = ...,
     ) -> Mapping[str, Explanation]: ...
@@ -168,7 +169,8 @@ class Explainer:
         samples: int | None = None,
         noise: float = 0.1,
         seed: int = 0,
-        gamma: float = 0.25,
+        gamma: float | None = None,
+        shifts: int = 8,
         check: str | Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Explanation | Mapping[str, Explanation]:
@@ -203,7 +205,9 @@ class Explainer:
             Passes, noise (in standard deviations of the voxels) and seed of the methods that
             average; `samples` None is the method's own number.
         gamma
-            Of frozen gates with the gamma rule.
+            Of frozen gates with the gamma rule; None is the method's own number.
+        shifts
+            Shifts of the input that shift-averaged maps are averaged over.
         check
             Further checks, made on the first batch: names of `CHECKS`, or ``"all"``.
         progress
@@ -242,6 +246,7 @@ class Explainer:
                     "noise": noise,
                     "seed": seed,
                     "gamma": gamma,
+                    "shifts": shifts,
                 },
                 names,
                 self.geometry.input_shape,
@@ -277,7 +282,7 @@ class Explainer:
                     progress(min(start + size, len(volumes)), len(volumes))
         # 4. one value per method
         found = {
-            name: self._explanation(
+            name: explanation_of(
                 name,
                 request,
                 batches,
@@ -354,39 +359,6 @@ class Explainer:
     def _device(self) -> torch.device:
         parameter = next(self.model.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
-
-    # -- the result ------------------------------------------------------------------------
-    def _explanation(
-        self,
-        name: str,
-        request: Request,
-        batches: Sequence[BatchResult],
-        *,
-        several_targets: bool,
-        several_weightings: bool,
-    ) -> Explanation:
-        method = METHODS[name]
-        weighted = "weighting" in method.arguments
-        tensors = join(
-            [{"scores": batch.scores, **batch.maps[name]} for batch in batches],
-            several_targets=several_targets,
-            several_weightings=several_weightings or not weighted,
-        )
-        rows = [row for batch in batches for row in batch.chosen]
-        return Explanation(
-            method=name,
-            logits=torch.cat([batch.logits for batch in batches]).float(),
-            target=tuple(row if several_targets else row[0] for row in rows),
-            targets=request.targets,
-            weightings=request.weightings if weighted else (),
-            score=score_name(request.score),
-            score_function=None if isinstance(request.score, str) else request.score,
-            options=request.options,
-            target_layer=request.target_layer if method.source == "layer" else None,
-            units=method.units or score_name(request.score).replace("_", "-"),
-            checks=tuple(row for batch in batches for row in batch.checks[name]),
-            **tensors,
-        )
 
     def __repr__(self) -> str:
         grid = " x ".join(map(str, self.geometry.grid_shape))

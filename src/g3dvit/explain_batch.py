@@ -24,6 +24,7 @@ from g3dvit.explain_input import explain_input
 from g3dvit.explain_layers import explain_blocks, explain_linear_head
 from g3dvit.explain_removal import explain_removal
 from g3dvit.explain_request import Request
+from g3dvit.explain_shifts import explain_shifts
 from g3dvit.explanation import Maps
 from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS, completeness_error, token_gradcam
@@ -80,6 +81,7 @@ def _explain(batch: _Batch) -> None:
         "layer": batch.explain_layer,
         "frozen gates": batch.explain_frozen,
         "gate variants": lambda: explain_gates(batch),
+        "shifts": lambda: explain_shifts(batch),
         "layers": lambda: explain_blocks(batch),
         "linear head": lambda: explain_linear_head(batch),
         "input": lambda: explain_input(batch),

@@ -21,6 +21,7 @@ from g3dvit.errors import MethodError
 from g3dvit.explain_request import Request
 from g3dvit.explanation import Maps
 from g3dvit.geometry import Geometry
+from g3dvit.methods import METHODS
 from g3dvit.targets import Chosen, Scores, choose, score_batch
 
 #: Constant volumes whose outputs differ by less than this share are the same to the model.
@@ -121,6 +122,10 @@ class Context:
         self.found.maps[name] = {
             key: torch.stack([maps[key] for maps in per_target], dim=1) for key in per_target[0]
         }
+
+    def option(self, name: str, argument: str) -> Any:
+        """Return an argument of a method, its own value unless told."""
+        return self.request.options.used(METHODS[name])[argument]
 
     def references(self, name: str) -> Tensor:
         """Return the reference volumes for a method, refused where they cannot serve.

@@ -35,7 +35,7 @@ CHECKS = (
     "float64", "jitter", "class_blind", "input_blind", "amplitude", "invisible", "steering",
 )  # fmt: skip
 _JITTER = 1e-3
-_GATES = ("frozen gates", "gate variants")
+_GATES = ("frozen gates", "gate variants", "shifts")
 
 Rows = list[tuple[Check, ...]]
 

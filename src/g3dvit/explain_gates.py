@@ -6,6 +6,8 @@ What `frozen_gate` and its variants share is here too: from a pass to shares, fr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,12 +23,21 @@ from g3dvit.methods import frozen_gate as frozen_gate_shares
 from g3dvit.methods.frozen_gates import FrozenGateMap
 from g3dvit.targets import Chosen, Scores, score_batch
 
-#: Noisy copies, unless told.
-SAMPLES = 16
 #: Above this completeness error the volumes of a batch are run one at a time.
 _RETRY = 2e-3
 
-_Found = tuple[list[FrozenGateMap], list[Tensor]]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Shares and completeness errors (batch,) of every target, and outputs (batch, outputs)."""
+
+    shares: list[FrozenGateMap]
+    errors: list[Tensor]
+    logits: Tensor
+
+
+#: Explains a batch, given what to run, its input, and what is explained of each volume.
+_One = Callable[[Callable[[Tensor], Any], Tensor, Sequence[Sequence[Chosen]]], Found]
 
 
 def explain_gates(batch: Context) -> None:
@@ -37,7 +48,11 @@ def explain_gates(batch: Context) -> None:
     for name in batch.request.methods:
         if METHODS[name].source != "gate variants":
             continue
-        shares, errors = _explain(batch, name)
+        if name == "frozen_gate_gamma":
+            found = explain_gamma(batch, batch.x, batch.option(name, "gamma"))
+        else:
+            found = _apart(batch, batch.x, partial(_noise, batch))
+        shares, errors = found.shares, found.errors
         batch.store(name, [share_maps(batch, s, e) for s, e in zip(shares, errors, strict=True)])
         of = "the mean score of the noisy copies" if name == "frozen_gate_noise" else "the score"
         size = torch.stack([patch_share(s) for s in shares], dim=1).amin(1).tolist()
@@ -48,38 +63,51 @@ def explain_gates(batch: Context) -> None:
         ]
 
 
-def _explain(batch: Context, name: str) -> _Found:
-    """Return shares and completeness errors (batch,) of every target."""
-    run, x = batch.run, batch.x
+def explain_gamma(batch: Context, x: Tensor, gamma: float) -> Found:
+    """Explain an input with the gamma rule; a gamma of 0 is plain frozen gates.
+
+    Parameters
+    ----------
+    batch
+        Its targets are explained.
+    x : (batch, ...)
+        The input of the batch, or another of its shape.
+    gamma
+        Of the gamma rule.
+    """
+    return _apart(batch, x, partial(_gamma, batch, gamma))
+
+
+def _apart(batch: Context, x: Tensor, one: _One) -> Found:
+    """Explain a batch, or its volumes one at a time where it takes that."""
+    run = batch.run
     if x.dtype in (torch.bfloat16, torch.float16):
         run, x = wider(batch.network, torch.float32), x.float()
     assert batch.chosen is not None  # with the first pass
-    one = _gamma if name == "frozen_gate_gamma" else _noise
-    if not batch.request.alone or len(x) == 1:
-        shares, errors = one(batch, run, x, batch.chosen)
-        if len(x) == 1 or max(float(e.max()) for e in errors) <= _RETRY:
-            return shares, errors
+    if not (batch.request.alone or batch.found.alone) or len(x) == 1:
+        found = one(run, x, batch.chosen)
+        if len(x) == 1 or max(float(e.max()) for e in found.errors) <= _RETRY:
+            return found
     # A model may hold its volumes on an axis where they cannot be told apart.
-    alone = [one(batch, run, x[n : n + 1], batch.chosen[n : n + 1]) for n in range(len(x))]
-    numbers = range(len(alone[0][0]))
-    return (
-        [FrozenGateMap.joined([shares[n] for shares, _ in alone]) for n in numbers],
-        [torch.cat([errors[n] for _, errors in alone]) for n in numbers],
+    alone = [one(run, x[n : n + 1], batch.chosen[n : n + 1]) for n in range(len(x))]
+    numbers = range(len(alone[0].shares))
+    return Found(
+        [FrozenGateMap.joined([each.shares[n] for each in alone]) for n in numbers],
+        [torch.cat([each.errors[n] for each in alone]) for n in numbers],
+        torch.cat([each.logits for each in alone]),
     )
 
 
 def _gamma(
     batch: Context,
+    gamma: float,
     run: Callable[[Tensor], Any],
     x: Tensor,
     chosen: Sequence[Sequence[Chosen]],
-) -> _Found:
-    gamma, trace = batch.request.options.gamma, shuffles(batch.geometry)
-    frozen = FrozenPass(run, x, batch.counts, trace=trace, gamma=gamma)
+) -> Found:
+    frozen = FrozenPass(run, x, batch.counts, trace=shuffles(batch.geometry), gamma=gamma)
     scores = score_batch(chosen, frozen.logits, batch.request.score)
-    shares = shares_of(batch, frozen, scores)
-    values = scores.values.unbind(1)
-    return shares, [completeness_error(s, y) for s, y in zip(shares, values, strict=True)]
+    return _found(shares_of(batch, frozen, scores), scores.values, frozen.logits)
 
 
 def _noise(
@@ -87,25 +115,25 @@ def _noise(
     run: Callable[[Tensor], Any],
     x: Tensor,
     chosen: Sequence[Sequence[Chosen]],
-) -> _Found:
-    options, trace = batch.request.options, shuffles(batch.geometry)
+) -> Found:
     seen: list[Tensor] = []
+    logits: list[Tensor] = []
 
     def shares_at(copy: Tensor) -> list[FrozenGateMap]:
-        frozen = FrozenPass(run, copy, batch.counts, trace=trace)
+        frozen = FrozenPass(run, copy, batch.counts, trace=shuffles(batch.geometry))
         scores = score_batch(chosen, frozen.logits, batch.request.score)
         seen.append(scores.values)
+        logits.append(frozen.logits)
         return shares_of(batch, frozen, scores)
 
-    shares = frozen_gate_noise(
-        shares_at,
-        x,
-        samples=options.samples or SAMPLES,
-        noise=options.noise,
-        seed=options.seed,
-    )
-    values = torch.stack(seen).mean(0).unbind(1)
-    return shares, [completeness_error(s, y) for s, y in zip(shares, values, strict=True)]
+    options = batch.request.options.used(METHODS["frozen_gate_noise"])
+    shares = frozen_gate_noise(shares_at, x, **options)
+    return _found(shares, torch.stack(seen).mean(0), torch.stack(logits).mean(0))
+
+
+def _found(shares: list[FrozenGateMap], values: Tensor, logits: Tensor) -> Found:
+    errors = [completeness_error(s, y) for s, y in zip(shares, values.unbind(1), strict=True)]
+    return Found(shares, errors, logits.detach())
 
 
 def shuffles(geometry: Geometry) -> bool:

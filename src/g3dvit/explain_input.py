@@ -22,9 +22,6 @@ from g3dvit.methods import (
 )
 from g3dvit.targets import score_batch
 
-#: Points of a path, copies with noise: what a method takes unless told.
-SAMPLES = {"smoothgrad": 32, "integrated_gradients": 32, "expected_gradients": 64}
-
 
 def explain_input(batch: Context) -> None:
     """Explain a batch with every method asked for that reads gradients at the input."""
@@ -34,7 +31,6 @@ def explain_input(batch: Context) -> None:
     for name in batch.request.methods:
         if METHODS[name].source != "input":
             continue
-        samples = options.samples or SAMPLES.get(name, 1)
         errors = None
         if name == "gradient_x_input":
             count = scores.values.shape[1]
@@ -44,7 +40,7 @@ def explain_input(batch: Context) -> None:
             voxels = smoothgrad(
                 _gradient(batch, normalised=True),
                 batch.x,
-                samples=samples,
+                samples=batch.option(name, "samples"),
                 noise=options.noise,
                 seed=options.seed,
             )
@@ -52,10 +48,16 @@ def explain_input(batch: Context) -> None:
             references = batch.references(name)
             gradient = _gradient(batch, normalised=False)
             if name == "integrated_gradients":
-                voxels = integrated_gradients(gradient, batch.x, references, samples=samples)
+                voxels = integrated_gradients(
+                    gradient, batch.x, references, samples=batch.option(name, "samples")
+                )
             else:
                 voxels = expected_gradients(
-                    gradient, batch.x, references, samples=samples, seed=options.seed
+                    gradient,
+                    batch.x,
+                    references,
+                    samples=batch.option(name, "samples"),
+                    seed=options.seed,
                 )
             errors = _path_errors(batch, voxels, scores.values, references)
         _store(batch, name, voxels, errors)

@@ -14,9 +14,6 @@ from g3dvit.explain_context import Context, host
 from g3dvit.methods import METHODS, occlusion, rise, token_removal
 from g3dvit.targets import score_batch
 
-#: Sets of patches that RISE draws, unless told.
-SAMPLES = 512
-
 
 def explain_removal(batch: Context) -> None:
     """Explain a batch with every method asked for that takes patches away.
@@ -65,12 +62,11 @@ def _score_of_kept(batch: Context, kept: KeptTokens, volume: int) -> Callable[[T
 
 
 def _rise(batch: Context, kept: KeptTokens, volume: int) -> tuple[Tensor, Tensor]:
-    options = batch.request.options
     return rise(
         _score_of_kept(batch, kept, volume),
         batch.geometry.num_patches,
-        samples=options.samples or SAMPLES,
-        seed=options.seed,
+        samples=batch.option("rise", "samples"),
+        seed=batch.option("rise", "seed"),
     )
 
 

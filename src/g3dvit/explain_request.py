@@ -120,15 +120,23 @@ def resolve_options(
             part.name == "references" or value != getattr(default, part.name)
         ):
             _refuse_argument(part.name, methods)
-    samples, noise, seed = (given[n] for n in ("samples", "noise", "seed"))
-    if samples is not None and not (isinstance(samples, int) and samples >= 1):
-        raise MethodError(f"`samples` takes a positive integer, was given {samples!r}")
-    if not noise >= 0:
-        raise MethodError(f"`noise` takes a number from 0, was given {noise!r}")
-    if not given["gamma"] >= 0:
-        raise MethodError(f"`gamma` takes a number from 0, was given {given['gamma']!r}")
-    references = _references(given["references"], tuple(input_shape))
-    return Options(references, samples, float(noise), int(seed), float(given["gamma"]))
+    for name in ("samples", "shifts"):
+        value = given[name]
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise MethodError(f"`{name}` takes a positive integer, was given {value!r}")
+    for name in ("noise", "gamma"):
+        value = given[name]
+        if value is not None and not value >= 0:
+            raise MethodError(f"`{name}` takes a number from 0, was given {value!r}")
+    gamma = given["gamma"]
+    return Options(
+        references=_references(given["references"], tuple(input_shape)),
+        samples=given["samples"],
+        noise=float(given["noise"]),
+        seed=int(given["seed"]),
+        gamma=None if gamma is None else float(gamma),
+        shifts=given["shifts"],
+    )
 
 
 def _references(given: Any, input_shape: tuple[int, ...]) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from g3dvit.diagnose import Check
+from g3dvit.methods import Method
 from g3dvit.targets import ScoreFunction
 
 
@@ -29,14 +30,27 @@ class Options:
     seed
         Of everything that is drawn.
     gamma
-        Of the gamma rule: how much more contributions of a unit's own sign count.
+        Of the gamma rule: how much more contributions of a unit's own sign count; None is the
+        method's own number.
+    shifts
+        Shifts of the input that are averaged over.
     """
 
     references: Tensor | None = field(default=None, repr=False)
     samples: int | None = None
     noise: float = 0.1
     seed: int = 0
-    gamma: float = 0.25
+    gamma: float | None = None
+    shifts: int = 8
+
+    def used(self, method: Method) -> dict[str, Any]:
+        """Return what a method was given of these, its own values in the place of None."""
+        given = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {
+            name: method.defaults.get(name) if given[name] is None else given[name]
+            for name in method.arguments
+            if name in given
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False)

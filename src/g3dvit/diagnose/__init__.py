@@ -27,6 +27,7 @@ cancelling voxels   sum_p |R_p| / sum_v |R_v|                                  <
 completeness        |sum of shares - score| / max(|score|, sum |R|)            > 0.05    > 0.01
 removal             max_p |R_p| / max(max_p |R_p|, |score|)                    < 1e-6    < 1e-3
 draws               rms standard error of R_p over their standard deviation    > 0.7     > 0.4
+kept shifts         share of shifts that do not change the model's decision    0         < 0.5
 ==================  =========================================================  ========  =======
 
 On the first batch of a run, or on request; they need passes of their own:
@@ -84,6 +85,7 @@ from g3dvit.diagnose.maps import (
     check_empty,
     check_finite,
     check_flat,
+    check_kept,
     check_outside,
     check_patches,
     check_path,
@@ -118,6 +120,7 @@ __all__ = [
     "check_flat",
     "check_invisible",
     "check_jitter",
+    "check_kept",
     "check_outside",
     "check_patches",
     "check_path",

@@ -293,3 +293,19 @@ def check_draws(value: float) -> Check:
         ),
         low_is_bad=False,
     )
+
+
+def check_kept(kept: int, count: int) -> Check:
+    """Judge how many of the shifts of a volume do not change the model's decision."""
+    return judge(
+        "kept shifts",
+        kept / count,
+        0.5,
+        1 / count,
+        (
+            "Most shifts of this volume leave the model's decision as it is",
+            "Most shifts of this volume change the model's decision, and few are left for this map",
+            "Every shift of this volume changes the model's decision, so that nothing could be "
+            "averaged: this is the map of the volume as it is",
+        ),
+    )

@@ -27,6 +27,7 @@ from g3dvit.methods.gradients import (
     smoothgrad,
 )
 from g3dvit.methods.removal import occlusion, rise, token_removal
+from g3dvit.methods.shift_averaged import shift_averaged
 from g3dvit.methods.table import METHODS, Method
 from g3dvit.methods.tokens import (
     WEIGHTINGS,
@@ -70,6 +71,7 @@ __all__ = [
     "occlusion",
     "path_error",
     "rise",
+    "shift_averaged",
     "smoothgrad",
     "token_gradcam",
     "token_removal",

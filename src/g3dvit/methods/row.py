@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Source = Literal[
@@ -12,6 +12,7 @@ Source = Literal[
     "linear head",
     "frozen gates",
     "gate variants",
+    "shifts",
     "input",
     "attention",
     "kept tokens",
@@ -39,7 +40,8 @@ class Method:
     source
         What it needs: one ``"layer"`` (graph from there on), all ``"layers"`` that feed an
         attention, a ``"linear head"``, a pass with ``"frozen gates"`` or its ``"gate variants"``,
-        gradients at the ``"input"``, every ``"attention"``, or the model run on ``"kept tokens"``.
+        such passes over ``"shifts"`` of the input, gradients at the ``"input"``, every
+        ``"attention"``, or the model run on ``"kept tokens"``.
     space
         The finest resolution it gives.
     signed
@@ -55,6 +57,10 @@ class Method:
         Arguments of ``explain`` that only some methods take, and this one does.
     units
         Of its maps, where they are not those of the score.
+    defaults
+        Its own values of `arguments` that are None unless told.
+    display_only
+        True if its maps are made to be looked at: statistics on them find what is not there.
     """
 
     name: str
@@ -72,3 +78,5 @@ class Method:
     complete: bool
     arguments: tuple[str, ...]
     units: str = ""
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    display_only: bool = False

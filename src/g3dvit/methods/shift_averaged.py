@@ -129,6 +129,7 @@ def shift_averaged(
     axes: Sequence[int],
     *,
     signed: bool = False,
+    decision: Int[Tensor, " batch"] | None = None,
 ) -> ShiftAveraged:
     """Average frozen-gate maps over shifts of the input.
 
@@ -151,6 +152,9 @@ def shift_averaged(
         Where i, j, k are on the axes of `x`, the batch being axis 0.
     signed
         True keeps evidence against the class as well.
+    decision : (batch,)
+        What the model chooses for the input itself, where it is known already: the input is then
+        explained only where its own map is needed.
 
     Returns
     -------
@@ -167,26 +171,34 @@ def shift_averaged(
             f"`shifts` are one or more (i, j, k) in voxels, each smaller than the volume of "
             f"{tuple(lengths)}; was given {tuple(shifts)!r}"
         )
-    base = explain(x)
     spread_out = spread_signed if signed else spread
-    still = spread_out(base.relevance, base.voxels)
-    total = torch.zeros_like(still)
-    more = (1,) * (still.ndim - 4)
-    seen = torch.zeros(len(x), *more, *still.shape[-3:], dtype=still.dtype, device=still.device)
-    kept = torch.zeros(len(x), dtype=torch.int64, device=still.device)
-    for one in shifts:
-        moved = base if not any(one) else explain(shift_volume(x, one, axes))
-        same = moved.decision == base.decision
+    still = None
+    if decision is None:
+        still = explain(x)
+        decision = still.decision
+    total, seen = torch.zeros(()), torch.zeros(())
+    kept = torch.zeros_like(decision, dtype=torch.int64)
+    for number, one in enumerate(shifts):
+        if not any(one):
+            moved = still = still or explain(x)
+        else:
+            moved = explain(shift_volume(x, one, axes))
+        fine = spread_out(moved.relevance, moved.voxels)
+        if not number:
+            total = torch.zeros_like(fine)
+            seen = fine.new_zeros(len(x), *(1,) * (fine.ndim - 4), *fine.shape[-3:])
+        same = moved.decision == decision
         kept += same
-        where = same.to(still.dtype).reshape(-1, *more, 1, 1, 1)
-        fine = still if moved is base else spread_out(moved.relevance, moved.voxels)
-        here, there = _overlap(one, still.shape[-3:])
-        total[here] += fine[there] * where
-        seen[here] += where
-    unshifted = kept == 0
+        here, there = _overlap(one, fine.shape[-3:])
+        total[here] += torch.where(same.reshape(-1, *(1,) * (fine.ndim - 1)), fine[there], 0.0)
+        seen[here] += same.to(fine.dtype).reshape(-1, *(1,) * (fine.ndim - 1))
+        grid = moved.relevance.shape[-3:]
     voxels = total / seen.clamp_min(1)
-    voxels[unshifted] = still[unshifted]
-    return ShiftAveraged(voxels, _per_patch(voxels, base.relevance.shape[-3:]), kept, unshifted)
+    unshifted = kept == 0
+    if bool(unshifted.any()):
+        still = still or explain(x)
+        voxels[unshifted] = spread_out(still.relevance, still.voxels)[unshifted]
+    return ShiftAveraged(voxels, _per_patch(voxels, grid), kept, unshifted)
 
 
 def spread(

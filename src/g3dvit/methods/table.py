@@ -1,7 +1,8 @@
 """The table of methods; a new method is one function and one row.
 
 Rows of methods that read tokens are in `g3dvit.methods.table_tokens`, of those that run the model
-on some of its patches or on other volumes in `g3dvit.methods.table_removal`, the others here.
+on some of its patches or on other volumes in `g3dvit.methods.table_removal`, of those that average
+over shifts in `g3dvit.methods.table_shifts`, the others here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from g3dvit.methods.gradients import (
 )
 from g3dvit.methods.row import Method, Source
 from g3dvit.methods.table_removal import REMOVAL_ROWS
+from g3dvit.methods.table_shifts import SHIFT_ROWS
 from g3dvit.methods.table_tokens import TOKEN_ROWS
 
 __all__ = ["METHODS", "Method", "Source"]
@@ -55,6 +57,7 @@ METHODS: dict[str, Method] = {
             linear=True,
             complete=True,
             arguments=("samples", "noise", "seed"),
+            defaults={"samples": 16},
         ),
         Method(
             name="frozen_gate_gamma",
@@ -71,7 +74,9 @@ METHODS: dict[str, Method] = {
             linear=True,
             complete=True,
             arguments=("gamma",),
+            defaults={"gamma": 0.25},
         ),
+        *SHIFT_ROWS,
         Method(
             name="gradient_x_input",
             title="gradient times input",
@@ -104,6 +109,7 @@ METHODS: dict[str, Method] = {
             complete=False,
             arguments=("samples", "noise", "seed"),
             units="score per unit of signal",
+            defaults={"samples": 32},
         ),
         Method(
             name="integrated_gradients",
@@ -120,6 +126,7 @@ METHODS: dict[str, Method] = {
             linear=True,
             complete=True,
             arguments=("references", "samples"),
+            defaults={"samples": 32},
         ),
         Method(
             name="expected_gradients",
@@ -136,6 +143,7 @@ METHODS: dict[str, Method] = {
             linear=True,
             complete=True,
             arguments=("references", "samples", "seed"),
+            defaults={"samples": 64},
         ),
         Method(
             name="attention_rollout",

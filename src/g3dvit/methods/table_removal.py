@@ -53,5 +53,6 @@ REMOVAL_ROWS: tuple[Method, ...] = (
         linear=True,
         complete=False,
         arguments=("samples", "seed"),
+        defaults={"samples": 512},
     ),
 )

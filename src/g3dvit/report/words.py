@@ -48,6 +48,20 @@ _METHODS = {
         "frozen gates (Ali et al. 2022, arXiv:2202.07304) with the gamma rule (Achtibat et al. "
         "2024, arXiv:2402.05602)",
     ),
+    "shift_averaged": (
+        "What each patch adds to the score, where it is positive, is spread over its voxels by the "
+        "size of their relevance, and averaged over shifts of the volume, so that the borders "
+        "between patches lie elsewhere each time. Made for display, not for statistics.",
+        "frozen gates (Ali et al. 2022, arXiv:2202.07304), averaged over shifts after an idea of "
+        "DAVE (arXiv:2602.06613)",
+    ),
+    "shift_averaged_gamma": (
+        "What each patch adds to the score (contributions that cancel each other count less) is "
+        "spread over its voxels, finely where it is evidence for the class, and averaged over "
+        "shifts of the volume. Made for display, not for statistics.",
+        "frozen gates with the gamma rule (Achtibat et al. 2024, arXiv:2402.05602), averaged over "
+        "shifts after an idea of DAVE (arXiv:2602.06613)",
+    ),
     "token_removal": (
         "By how much the score falls when the token of one patch is really removed, one patch "
         "after the other.",

@@ -1,0 +1,87 @@
+"""Frozen-gate maps averaged over shifts of the input: finer than a patch, for display.
+
+The volume as it is has to be explained only where no shift keeps its decision, and that map is
+taken from `frozen_gate` or `frozen_gate_gamma` where they were asked for too.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from g3dvit import diagnose
+from g3dvit.capture import first_output
+from g3dvit.explain_context import Context, host
+from g3dvit.explain_gates import explain_gamma
+from g3dvit.methods import METHODS, shift_averaged
+from g3dvit.methods.shift_averaged import ShiftInputs, choose_shifts
+from g3dvit.targets import predicted
+
+
+def explain_shifts(batch: Context) -> None:
+    """Explain a batch with every shift-averaged method asked for.
+
+    Raises
+    ------
+    MethodError
+        If there are more shifts than voxels in a patch.
+    """
+    if batch.result is None:
+        with torch.no_grad():
+            batch.choose_scores(first_output(batch.run(batch.x)))
+    for name in batch.request.methods:
+        if METHODS[name].source == "shifts":
+            _explain(batch, name)
+
+
+def _explain(batch: Context, name: str) -> None:
+    gamma = batch.option(name, "gamma") if "gamma" in METHODS[name].arguments else 0.0
+    shifts = choose_shifts(batch.option(name, "shifts"), batch.geometry.patch_size)
+    errors = torch.zeros(batch.found.scores.shape)
+
+    def explain(x: Tensor) -> ShiftInputs:
+        known = _known(batch, gamma) if x is batch.x else None
+        if known is not None:
+            return known
+        found = explain_gamma(batch, x, gamma)
+        errors.copy_(torch.maximum(errors, host(torch.stack(found.errors, dim=1))))
+        grids = [host(batch.grid(one.relevance)) for one in found.shares]
+        voxels = [host(batch.volume(one.voxels)) for one in found.shares]
+        return ShiftInputs(
+            _decision(batch, found.logits), torch.stack(grids, dim=1), torch.stack(voxels, dim=1)
+        )
+
+    averaged = shift_averaged(
+        batch.x,
+        explain,
+        shifts,
+        [axis + 1 for axis in batch.geometry.spatial_axes],
+        signed=METHODS[name].signed,
+        decision=_decision(batch, batch.found.logits),
+    )
+    batch.found.maps[name] = {"relevance": averaged.relevance, "voxel_relevance": averaged.voxels}
+    worst = errors.amax(1).tolist()
+    batch.found.checks[name] = [
+        (
+            diagnose.check_kept(kept, len(shifts)),
+            diagnose.check_completeness(error, of="the score at every shift"),
+        )
+        for kept, error in zip(averaged.kept.tolist(), worst, strict=True)
+    ]
+
+
+def _known(batch: Context, gamma: float) -> ShiftInputs | None:
+    """Return what frozen gates said of the volumes as they are, if they were asked."""
+    name = "frozen_gate_gamma" if gamma else "frozen_gate"
+    maps = batch.found.maps.get(name)
+    if maps is None or (gamma and batch.option(name, "gamma") != gamma):
+        return None
+    decision = _decision(batch, batch.found.logits)
+    return ShiftInputs(decision, maps["relevance"], maps["voxel_relevance"])
+
+
+def _decision(batch: Context, logits: Tensor) -> Tensor:
+    """Return the class that the model chooses; a score of one's own has no classes."""
+    if not isinstance(batch.request.score, str):
+        return torch.zeros(len(logits), dtype=torch.int64)
+    return torch.tensor(predicted(logits))

@@ -1,0 +1,46 @@
+"""Rows of the methods that average frozen-gate maps over shifts of the input."""
+
+from __future__ import annotations
+
+from g3dvit.methods.row import Method
+from g3dvit.methods.shift_averaged import shift_averaged
+
+SHIFT_ROWS: tuple[Method, ...] = (
+    Method(
+        name="shift_averaged",
+        title="shift-averaged relevance",
+        function=shift_averaged,
+        equation="R_p = sum_{v in p} mean_s F_s(v + s), F_s(v) = max(R_q, 0) |R_v| / sum_{u in q} "
+        "|R_u| for v in q (frozen gates at x shifted by s)",
+        paper="DAVE 2026, the idea of averaging over shifts; relevance with frozen gates",
+        url="https://arxiv.org/abs/2602.06613",
+        cost="8 (F + B)",
+        source="shifts",
+        space="voxel",
+        signed=False,
+        class_specific=True,
+        linear=False,
+        complete=False,
+        arguments=("shifts",),
+        display_only=True,
+    ),
+    Method(
+        name="shift_averaged_gamma",
+        title="shift-averaged relevance with the gamma rule",
+        function=shift_averaged,
+        equation="R_p = sum_{v in p} mean_s F_s(v + s), F_s(v) = R_q max(R_v, 0) / sum_{u in q} "
+        "max(R_u, 0) for v in q if R_q > 0, else R_q / |q| (gamma rule at x shifted by s)",
+        paper="DAVE 2026, the idea of averaging over shifts; frozen gates with the gamma rule",
+        url="https://arxiv.org/abs/2602.06613",
+        cost="about 40 (F + B)",
+        source="shifts",
+        space="voxel",
+        signed=True,
+        class_specific=True,
+        linear=False,
+        complete=False,
+        arguments=("shifts", "gamma"),
+        defaults={"gamma": 0.5},
+        display_only=True,
+    ),
+)

@@ -1,0 +1,214 @@
+"""Shift-averaged maps as methods: against loops over frozen-gate maps, and what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from g3dvit.errors import MethodError
+from g3dvit.explain import Explainer
+from g3dvit.methods import METHODS
+from g3dvit.methods.shift_averaged import choose_shifts
+from gallery import GALLERY, SHAPE, TinyViT, seeded
+from test_methods import X, drifted
+
+METHOD_OF = {"shift_averaged": "frozen_gate", "shift_averaged_gamma": "frozen_gate_gamma"}
+
+
+@pytest.fixture(scope="module")
+def explainer():
+    return Explainer(drifted(seeded(TinyViT)()), (1, *SHAPE))
+
+
+def moved(x, shift, axes):
+    """Shift the content of an input, the nearest voxel coming in."""
+    x = x.numpy()
+    for axis, by in zip(axes, shift, strict=True):
+        n = x.shape[axis]
+        x = np.take(x, [min(max(p - by, 0), n - 1) for p in range(n)], axis=axis)
+    return torch.from_numpy(x.copy())
+
+
+def slow_map(explainer, x, name, shifts, target):
+    """Average one volume (1, *input_shape) voxel by voxel, over maps that frozen gates give."""
+    geometry = explainer.geometry
+    axes, edges = [a + 1 for a in geometry.spatial_axes], geometry.patch_size
+    shape = tuple(g * e for g, e in zip(geometry.grid_shape, edges, strict=True))
+    gamma = {} if name == "shift_averaged" else {"gamma": 0.5}
+    decided = explainer.explain(x, "frozen_gate", target=target).logits.argmax()
+    total, seen, kept = np.zeros(shape), np.zeros(shape), 0
+    for shift in shifts:
+        found = explainer.explain(moved(x, shift, axes), METHOD_OF[name], target=target, **gamma)
+        if found.logits.argmax() != decided:
+            continue
+        kept += 1
+        patches, voxels = found.relevance[0].numpy(), found.voxel_relevance[0].numpy()
+        for place in np.ndindex(*shape):
+            there = tuple(p + s for p, s in zip(place, shift, strict=True))
+            if not all(0 <= t < n for t, n in zip(there, shape, strict=True)):
+                continue
+            patch = tuple(t // e for t, e in zip(there, edges, strict=True))
+            box = tuple(slice(p * e, (p + 1) * e) for p, e in zip(patch, edges, strict=True))
+            seen[place] += 1
+            if name == "shift_averaged":
+                part = abs(voxels[there]) / np.abs(voxels[box]).sum()
+                total[place] += max(patches[patch], 0) * part
+            elif patches[patch] > 0:
+                part = max(voxels[there], 0) / np.maximum(voxels[box], 0).sum()
+                total[place] += patches[patch] * part
+            else:
+                total[place] += patches[patch] / np.prod(edges)
+    return total / np.maximum(seen, 1), kept
+
+
+@pytest.mark.parametrize("name", METHOD_OF)
+@pytest.mark.parametrize(
+    "piece",
+    ["three channels", "channels last", "mirrored inside", "no channel axis, permuted inside"],
+)
+def test_it_equals_a_loop_over_frozen_gate_maps(name, piece):
+    made = GALLERY[piece]
+    explainer = Explainer(drifted(seeded(made.build)()), made.input_shape)
+    x = torch.randn(2, *made.input_shape, generator=torch.Generator().manual_seed(4))
+    found = explainer.explain(x, name, target=1, shifts=5)
+    shifts = choose_shifts(5, explainer.geometry.patch_size)
+    for n in range(2):
+        expected, kept = slow_map(explainer, x[n : n + 1], name, shifts, 1)
+        size = np.abs(expected).max()
+        np.testing.assert_allclose(
+            found.voxel_relevance[n].numpy() / size, expected / size, atol=2e-4
+        )
+        (check,) = (c for c in found.checks[n] if c.name == "kept shifts")
+        assert check.value == kept / 5
+    sums = torch.stack([explained_sums(explainer, v) for v in found.voxel_relevance])
+    torch.testing.assert_close(found.relevance, sums, rtol=1e-5, atol=1e-6)
+    assert found.relevance.dtype == found.voxel_relevance.dtype == torch.float32
+
+
+def explained_sums(explainer, voxels):
+    grid, edges = explainer.geometry.grid_shape, explainer.geometry.patch_size
+    sums = torch.zeros(grid)
+    for patch in np.ndindex(*grid):
+        box = tuple(slice(p * e, (p + 1) * e) for p, e in zip(patch, edges, strict=True))
+        sums[patch] = voxels[box].sum()
+    return sums
+
+
+@pytest.mark.parametrize("name", METHOD_OF)
+def test_among_other_methods_and_for_several_targets_it_is_the_same(explainer, name):
+    several = explainer.explain(X, [METHOD_OF[name], name], target=[0, 2], score="probability")
+    assert several[name].voxel_relevance.shape == (3, 2, *SHAPE)
+    for number, target in enumerate((0, 2)):
+        alone = explainer.explain(X, name, target=target, score="probability")
+        torch.testing.assert_close(
+            several[name].voxel_relevance[:, number], alone.voxel_relevance, rtol=1e-3, atol=1e-7
+        )
+
+
+def test_the_unshifted_pass_is_shared(explainer):
+    model, count = explainer.model, []
+    handle = model.register_forward_pre_hook(lambda *a: count.append(len(a[1][0])))
+    try:
+        # nine shifts begin with none, eight do not have it
+        for shifts, methods, passes in [
+            (8, ["shift_averaged"], 1 + 8),
+            (9, ["frozen_gate", "shift_averaged"], 1 + 8),
+            (9, ["shift_averaged"], 1 + 9),
+        ]:
+            count.clear()
+            explainer.explain(X, methods, shifts=shifts)
+            assert len(count) == passes
+    finally:
+        handle.remove()
+
+
+def test_only_the_rectified_map_is_never_negative(explainer):
+    found = explainer.explain(X, list(METHOD_OF), target=0)
+    assert (found["shift_averaged"].voxel_relevance >= 0).all()
+    assert (found["shift_averaged_gamma"].voxel_relevance < 0).any()
+    assert not METHODS["shift_averaged"].signed and METHODS["shift_averaged_gamma"].signed
+
+
+def test_without_a_shift_the_sums_are_those_of_the_tokens(explainer):
+    found = explainer.explain(X, ["frozen_gate", *METHOD_OF], target=0, shifts=1, gamma=0.5)
+    gamma = explainer.explain(X, "frozen_gate_gamma", target=0, gamma=0.5)
+    positive = found["frozen_gate"].relevance.clamp_min(0)
+    torch.testing.assert_close(found["shift_averaged"].relevance, positive, rtol=1e-4, atol=1e-6)
+    signed = found["shift_averaged_gamma"].relevance
+    torch.testing.assert_close(signed, gamma.relevance, rtol=1e-4, atol=1e-6)
+
+
+def test_gamma_is_the_methods_own_unless_told(explainer):
+    own = explainer.explain(X, ["frozen_gate_gamma", "shift_averaged_gamma"], shifts=2)
+    told = explainer.explain(X, "shift_averaged_gamma", shifts=2, gamma=0.5)
+    other = explainer.explain(X, "shift_averaged_gamma", shifts=2, gamma=0.25)
+    torch.testing.assert_close(own["shift_averaged_gamma"].relevance, told.relevance)
+    assert not torch.allclose(told.relevance, other.relevance, rtol=1e-3)
+    quarter = explainer.explain(X, "frozen_gate_gamma", gamma=0.25)
+    torch.testing.assert_close(own["frozen_gate_gamma"].relevance, quarter.relevance)
+    used = own["shift_averaged_gamma"].options.used(METHODS["shift_averaged_gamma"])
+    assert used == {"shifts": 2, "gamma": 0.5}
+
+
+class Fickle(torch.nn.Module):
+    """Decides by whether the volume is the one that it knows."""
+
+    def __init__(self, model, known):
+        super().__init__()
+        self.inner, self.known = model, known
+
+    def forward(self, x):
+        z = self.inner(x)
+        same = ((x - self.known[: len(x)]).flatten(1).abs().amax(1) == 0).to(z)
+        return (
+            z
+            + 50 * same[:, None] * torch.tensor([0.0, 1.0, 0.0]).to(z)
+            + torch.tensor([20.0, 0.0, 0.0]).to(z)
+        )
+
+
+def test_where_every_shift_changes_the_decision_it_says_so(explainer):
+    fickle = Explainer(Fickle(explainer.model, X), (1, *SHAPE), geometry=explainer.geometry)
+    found = fickle.explain(X, ["frozen_gate", "shift_averaged"], target=1)
+    still = fickle.explain(X, "shift_averaged", target=1, shifts=1)
+    torch.testing.assert_close(
+        found["shift_averaged"].voxel_relevance, still.voxel_relevance, rtol=1e-4, atol=1e-6
+    )
+    for row in found["shift_averaged"].checks:
+        (check,) = (c for c in row if c.name == "kept shifts")
+        assert (check.value, check.verdict) == (0, "fail")
+        assert "the map of the volume as it is" in check.sentence
+    (check,) = (c for c in still.checks[0] if c.name == "kept shifts")
+    assert (check.value, check.verdict) == (1, "pass")
+    # nine shifts have the volume as it is among them
+    some = fickle.explain(X, "shift_averaged", target=1, shifts=9).checks[0]
+    (check,) = (c for c in some if c.name == "kept shifts")
+    assert (round(9 * check.value), check.verdict) == (1, "warn")
+    # a score of one's own knows no decision
+    own = fickle.explain(X, "shift_averaged", score=lambda z: z[:, 1])
+    assert [c.value for c in own.checks[0] if c.name == "kept shifts"] == [1]
+
+
+def test_one_output_is_a_decision_or_a_regression():
+    explainer = Explainer(drifted(seeded(lambda: TinyViT(outputs=1))()), (1, *SHAPE))
+    found = explainer.explain(X, "shift_averaged", score=lambda z: z[:, 0].sinh())
+    assert found.voxel_relevance.shape == (3, *SHAPE)
+    assert [c.value for row in found.checks for c in row if c.name == "kept shifts"] == [1] * 3
+    classes = explainer.explain(X, "shift_averaged", target="predicted")
+    assert classes.target == tuple(int(z > 0) for z in classes.logits[:, 0])
+
+
+def test_completeness_is_that_of_every_shift(explainer):
+    for row in explainer.explain(X, "shift_averaged_gamma", shifts=4).checks:
+        (check,) = (c for c in row if c.name == "completeness")
+        assert 0 < check.value < 1e-4 and "every shift" in check.sentence
+
+
+def test_shifts_are_refused_where_they_mean_nothing(explainer):
+    with pytest.raises(MethodError, match="`shifts` means nothing to frozen_gate"):
+        explainer.explain(X, "frozen_gate", shifts=9)
+    with pytest.raises(MethodError, match="`shifts` takes a positive integer"):
+        explainer.explain(X, "shift_averaged", shifts=0)
+    with pytest.raises(MethodError, match="between 1 and the 24 voxels of a patch"):
+        explainer.explain(X, "shift_averaged", shifts=25)
