@@ -245,6 +245,21 @@ def test_noise_and_inputs(prepared) -> None:
     assert np.isnan(sanity.input_agreement(same, [1, 1, 1], ["a"] * 3, prepared.inside))
 
 
+def test_other_classes_are_those_of_a_slow_computation(tmp_path, files) -> None:
+    ready = prepared_of(save_model(tmp_path, classes=3), source_of(files[1]))
+    volumes = [0, 1]
+    first = explain_volumes(ready.model.explainer, ready.x[:2], ["frozen_gate"])
+    maps, chosen = first.patches, list(first.chosen)
+    found = sanity.class_agreement(ready, ["frozen_gate"], volumes, first.logits, chosen, maps)
+    for n in volumes:
+        second = int(np.argsort(first.logits[n])[-2])
+        other = ready.model.explainer.explain(
+            ready.x[n : n + 1], "frozen_gate", target=second, score="log_odds"
+        )
+        a, b = maps["frozen_gate"][n][ready.inside], other.relevance.flatten().numpy()[ready.inside]
+        assert found["frozen_gate"][n] == pytest.approx(spearmanr(a, b).statistic, abs=1e-6)
+
+
 def test_models_that_differ_in_scale_agree() -> None:
     maps = np.random.default_rng(0).normal(size=(2, 30))
     icc, rho = sanity.model_agreement([maps, 3 * maps], np.arange(30))

@@ -221,6 +221,17 @@ def test_width_of_a_gaussian_is_its_fwhm() -> None:
     assert profile.far_share < 0.1
 
 
+def test_interval_of_the_width_covers_it_and_needs_places() -> None:
+    edges = spread.distance_bins(30, 2)
+    middle = (edges[1:] + edges[:-1]) / 2
+    widths = np.random.default_rng(8).uniform(4, 8, 20)
+    rows = np.exp(-((middle / widths[:, None]) ** 2))
+    low, high = spread.width_interval(rows, edges)
+    width = spread.mean_profile(rows, edges).width_mm
+    assert low < width < high and high - low < 4
+    assert np.isnan(spread.width_interval(rows[:5], edges)).all()
+
+
 def test_a_change_everywhere_has_no_width() -> None:
     grid = ImageGrid((9, 9, 9), np.eye(4))
     edges = spread.distance_bins(5, 1)

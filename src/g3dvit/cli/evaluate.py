@@ -169,6 +169,8 @@ def _settings(arguments: argparse.Namespace) -> EvaluationSettings:
 
 def _print_table(found: Evaluation) -> None:
     """Print the columns that one looks at first."""
+    from g3dvit.evaluate.words import p_in_words
+
     columns = {
         "map": "map",
         "srg": "SRG",
@@ -180,7 +182,9 @@ def _print_table(found: Evaluation) -> None:
         "unlike_random": "shuffled",
     }
     table = found.table[[name for name in columns if name in found.table.columns]].copy()
-    table["p_random"] = [f"{p:.3f}" if math.isfinite(p) else "-" for p in table["p_random"]]
+    table["p_random"] = [
+        p_in_words(p).removeprefix("= ") if math.isfinite(p) else "-" for p in table["p_random"]
+    ]
     text = table.rename(columns=columns).to_string(
         index=False, na_rep="-", float_format=lambda value: f"{value:.2f}"
     )

@@ -16,6 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from g3dvit.errors import InputError
 from g3dvit.grids import ImageGrid
 
+_FEWEST_PLACES = 6
+_BOOTSTRAP = 500
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Profile:
@@ -120,3 +123,25 @@ def mean_profile(changes: ArrayLike, edges: ArrayLike) -> Profile:
     total = np.where(known, rows, 0).sum(axis=0)
     mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return Profile((bins[1:] + bins[:-1]) / 2, mean)
+
+
+def width_interval(changes: ArrayLike, edges: ArrayLike, *, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the width over places; NaN with fewer than 6.
+
+    Parameters
+    ----------
+    changes : (places, bins)
+        From `change_by_distance`.
+    edges : (bins + 1,)
+        Distances in mm.
+    seed
+        Of the bootstrap.
+    """
+    rows = np.atleast_2d(np.asarray(changes, dtype=np.float64))
+    n = len(rows)
+    if n < _FEWEST_PLACES:
+        return float("nan"), float("nan")
+    drawn = np.random.default_rng(seed).integers(0, n, (_BOOTSTRAP, n))
+    widths = [mean_profile(rows[one], edges).width_mm for one in drawn]
+    low, high = np.percentile(widths, [2.5, 97.5], method="nearest")  # some may be infinite
+    return float(low), float(high)

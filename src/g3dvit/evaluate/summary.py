@@ -20,7 +20,7 @@ from g3dvit.evaluate.measured import Measured
 from g3dvit.evaluate.plan import count_units
 from g3dvit.evaluate.prepared import Prepared
 from g3dvit.evaluate.settings import EvaluationSettings
-from g3dvit.evaluate.spread import mean_profile
+from g3dvit.evaluate.spread import mean_profile, width_interval
 from g3dvit.evaluate.units import (
     FEWEST_UNITS,
     UnitMean,
@@ -185,7 +185,9 @@ def _sanity(
     row["checks_failed"] = _share(np.equal(verdicts, "fail"), units)
     if name in measured.spread and measured.spread[name].size:
         profile = mean_profile(measured.spread[name], measured.spread_edges)
-        row |= {"spread_mm": profile.width_mm, "spread_far": profile.far_share}
+        low, high = width_interval(measured.spread[name], measured.spread_edges)
+        row |= {"spread_mm": profile.width_mm, "spread_mm_low": low, "spread_mm_high": high}
+        row["spread_far"] = profile.far_share
     random = found.get("randomisation", {}).get(name)
     if random:
         null = [value for value in random["null"] if np.isfinite(value)]

@@ -34,7 +34,8 @@ COLUMNS = {
     "n_volumes": "Volumes in the report half.",
     "selection_srg": "SRG on the selection half, by which the method was chosen.",
     "checks_failed": "Share of volumes whose map failed a check.",
-    "spread_mm": "Full width at half maximum of the change that a small local change makes, in mm.",
+    "spread_mm": "Full width at half maximum of the change that a small local change makes, in mm; "
+    "interval over places.",
     "spread_far": "Mean change far away over the largest change; near 0 the map is local.",
     "like_random": "Mean |rank correlation| with maps of models with shuffled weights.",
     "random_like_random": "The same among the random models.",
@@ -87,7 +88,7 @@ def sentence_of(
         f"{_number(own, 'single')}.",
     ]
     if _there(own, "spread_mm"):
-        parts.append(f" The map's measured point spread was {_mm(own['spread_mm'])} (FWHM).")
+        parts.append(f" The map's measured point spread was {_spread(own)}.")
     if _there(own, "like_random"):
         parts.append(
             f" Its mean |rank correlation| with maps of models with shuffled weights was "
@@ -153,8 +154,15 @@ def p_in_words(value: float) -> str:
     return f"= {value:.3f}" if value >= 0.001 else "< 0.001"
 
 
-def _mm(value: float) -> str:
-    return f"{value:.0f} mm" if math.isfinite(value) else "wider than could be measured"
+def _spread(row: Mapping[str, Any]) -> str:
+    if not math.isfinite(row["spread_mm"]):
+        return "wider than could be measured"
+    text = f"{row['spread_mm']:.0f} mm (FWHM"
+    if math.isfinite(row["spread_mm_low"]) and math.isfinite(row["spread_mm_high"]):
+        text += (
+            f", 95 % interval over places {row['spread_mm_low']:.0f} to {row['spread_mm_high']:.0f}"
+        )
+    return f"{text})"
 
 
 def _there(row: Mapping[str, Any], key: str) -> bool:
