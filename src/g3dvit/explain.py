@@ -19,7 +19,13 @@ from g3dvit.diagnose import Check
 from g3dvit.errors import InputError
 from g3dvit.explain_batch import explain_batch
 from g3dvit.explain_context import BatchResult
-from g3dvit.explain_further import CHECKS, add_further, check_explanation, known_checks
+from g3dvit.explain_further import (
+    CHECKS,
+    add_further,
+    add_input_blind,
+    check_explanation,
+    known_checks,
+)
 from g3dvit.explain_inputs import check_volumes, choose_batch_size, to_input
 from g3dvit.explain_request import (
     Request,
@@ -209,7 +215,7 @@ class Explainer:
         shifts
             Shifts of the input that shift-averaged maps are averaged over.
         check
-            Further checks, made on the first batch: names of `CHECKS`, or ``"all"``.
+            Further checks of the first batch: names of `CHECKS` (of all volumes: input_blind).
         progress
             Called with the number of volumes done and of all.
 
@@ -280,6 +286,8 @@ class Explainer:
                 batches.append(result)
                 if progress is not None:
                     progress(min(start + size, len(volumes)), len(volumes))
+        if "input_blind" in checks:
+            add_input_blind(batches, names, self.geometry.num_patches)
         # 4. one value per method
         found = {
             name: explanation_of(
@@ -303,8 +311,7 @@ class Explainer:
     ) -> tuple[tuple[Check, ...], ...]:
         """Make the checks of maps that need passes of their own, one row per volume.
 
-        The model is run on other volumes and with float64 copies of its parameters, never
-        converted.
+        The model's parameters are copied for float64, never converted.
 
         Parameters
         ----------

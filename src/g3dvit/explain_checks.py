@@ -58,6 +58,9 @@ def _checks(batch: Context, name: str) -> list[tuple[Check, ...]]:
         )
         for n in range(volumes)
     ]
+    if _in_units_of_the_score(name) and not {"empty map", "removal"} & _made(batch, name):
+        sizes = worst(diagnose.size_in_score(rows.reshape(volumes, targets, -1), found.scores))
+        checks = [(*c, diagnose.check_empty(v)) for c, v in zip(checks, sizes, strict=True)]
     if "prefix" in maps and "bias" in maps:
         prefix, bias = maps["prefix"].flatten(), maps["bias"].flatten()
         shares = worst(diagnose.patch_share(rows, prefix, bias))
@@ -67,3 +70,12 @@ def _checks(batch: Context, name: str) -> list[tuple[Check, ...]]:
         shares = worst(diagnose.position_share(content, position), low=False)
         checks = [(*c, diagnose.check_position(v)) for c, v in zip(checks, shares, strict=True)]
     return checks
+
+
+def _in_units_of_the_score(name: str) -> bool:
+    """Tell whether a patch's value can be compared with the score; token Grad-CAM's cannot."""
+    return not METHODS[name].units and name != "token_gradcam"
+
+
+def _made(batch: Context, name: str) -> set[str]:
+    return {check.name for check in batch.found.checks[name][0]}

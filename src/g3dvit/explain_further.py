@@ -66,7 +66,7 @@ def further_checks(
     *,
     inside: Bool[Tensor, " patches"] | None = None,
 ) -> dict[str, Rows]:
-    """Make further checks of one batch.
+    """Make further checks of one batch, but for whether its volumes matter.
 
     Parameters
     ----------
@@ -115,9 +115,6 @@ def further_checks(
     if "class_blind" in checks:
         for name, row in _class_blind(network, x, request, geometry, chosen, maps).items():
             add(name, row)
-    if "input_blind" in checks:
-        for name in methods:
-            add(name, [_input_blind(maps[name], chosen)] * len(x))
     if "amplitude" in checks or "invisible" in checks:
         strength, normalised = amplitude_checks(network, x, geometry)
         hidden = invisible_checks(network, x, geometry, normalised, inside)
@@ -212,10 +209,19 @@ def _runner_up(z: Float[Tensor, " outputs"], target: int) -> int:
     return int(rest.argmax())
 
 
-def _input_blind(
-    maps: Float[Tensor, "batch targets more patches"], chosen: tuple[tuple[Chosen, ...], ...]
-) -> Check:
-    """Compare the maps of different volumes for the same target, the commonest there is."""
+def input_blind(relevance: Tensor, chosen: Sequence[Sequence[Chosen]], num_patches: int) -> Check:
+    """Compare the maps of different volumes for the same target, the commonest there is.
+
+    Parameters
+    ----------
+    relevance : (volumes, ..., gi, gj, gk)
+        With targets and weightings between, where there are several.
+    chosen
+        The class or contrast of each volume and target.
+    num_patches
+        Of one map.
+    """
+    maps = relevance.reshape(len(relevance), len(chosen[0]), -1, num_patches)
     groups: dict[tuple[int, Chosen], list[int]] = {}
     for volume, row in enumerate(chosen):
         for place, target in enumerate(row):
@@ -224,6 +230,18 @@ def _input_blind(
     per_weighting = maps[volumes, place].unbind(1)
     checks = [diagnose.input_blind(list(some.numpy())) for some in per_weighting]
     return max(checks, key=lambda check: check.value)
+
+
+def add_input_blind(
+    batches: Sequence[BatchResult], methods: Sequence[str], num_patches: int
+) -> None:
+    """Add to every map whether volumes matter, judged over all that were explained."""
+    chosen = [row for batch in batches for row in batch.chosen]
+    for name in methods:
+        relevance = torch.cat([batch.maps[name]["relevance"] for batch in batches])
+        check = input_blind(relevance, chosen, num_patches)
+        for batch in batches:
+            batch.checks[name] = [(*row, check) for row in batch.checks[name]]
 
 
 def _steering(
@@ -295,4 +313,7 @@ def check_explanation(
             maps,
             inside=inside,
         )[result.method]
+    if "input_blind" in checks:
+        relevance = result.relevance[: len(volumes)]
+        rows = [(*row, input_blind(relevance, chosen, geometry.num_patches)) for row in rows]
     return tuple(rows)

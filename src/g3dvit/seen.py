@@ -50,13 +50,16 @@ def amplitude_checks(run: Run, x: Tensor, geometry: Geometry) -> tuple[list[Chec
     """
     axes = [axis + 1 for axis in geometry.spatial_axes]
     generator = torch.Generator().manual_seed(0)
-    patches = _to_patches(x.detach().float().cpu(), geometry)
-    one_each = (*patches.shape[:2], 1)
-    gain = torch.exp(torch.rand(one_each, generator=generator).sub(0.5) * 1.4)
-    level = torch.randn(one_each, generator=generator) * patches.std()
-    own = _to_volume(patches * gain + level, x, geometry)
+    mean, spread, shape = _parts(_to_patches(x.detach().float().cpu(), geometry))
+    # Patches of one amplitude, well above what a normalisation may guard against dividing by.
+    typical = spread.amax(1, keepdim=True)
+    gain = torch.exp(torch.rand(mean.shape, generator=generator).sub(0.5) * 1.4)
+    level = torch.randn(mean.shape, generator=generator) * typical
+    alike = _to_volume(mean + typical * shape, x, geometry)
+    own = _to_volume(mean + level + typical * gain * shape, x, geometry)
     z, whole, each, mirrored = (_outputs(run, v) for v in (x, 2 * x + 1, own, x.flip(axes)))
     size = (mirrored - z).norm(dim=1)
+    apart = (each - _outputs(run, alike)).norm(dim=1)
     checks, normalised = [], []
     for n in range(len(x)):
         if not bool(size[n] > _SAME * 1e-3 * z[n].norm()):
@@ -64,7 +67,7 @@ def amplitude_checks(run: Run, x: Tensor, geometry: Geometry) -> tuple[list[Chec
             checks.append(not_applicable("amplitude blindness", reason))
             normalised.append(False)
             continue
-        by_patch = bool((each[n] - z[n]).norm() < _SAME * size[n])
+        by_patch = bool(apart[n] < _SAME * size[n])
         change = float((whole[n] - z[n]).norm() / size[n])
         checks.append(diagnose.check_amplitude(change, by_patch=by_patch))
         normalised.append(by_patch)
@@ -105,11 +108,9 @@ def invisible_checks(
             checks.append(not_applicable(name, "nothing in this volume could be told apart"))
             continue
         spread = voxels.std(dim=1, unbiased=False)
-        floor = _CONSTANT * (voxels.mean(1).abs() + voxels.std())
-        varies = spread > floor
-        typical = float(spread[own & varies].median()) if bool((own & varies).any()) else 0.0
-        if guard is None and bool((own & varies & (spread < 0.1 * typical)).any()):
-            guard = _guard(run, x[n : n + 1], geometry, typical)
+        varies = spread > _CONSTANT * (voxels.mean(1).abs() + voxels.std())
+        if guard is None and bool((own & varies & (spread < 0.1 * spread.max())).any()):
+            guard = _guard(run, x[n : n + 1], geometry)
         unseen = ~varies if guard is None else ~varies | (spread < guard)
         checks.append(diagnose.check_invisible(float((unseen & own).sum() / own.sum())))
     return checks
@@ -126,12 +127,10 @@ def patches_in(mask: Tensor, geometry: Geometry) -> Bool[Tensor, " patches"]:
     return (_to_patches(mask[None].float(), geometry)[0] > 0).any(1)
 
 
-def _guard(run: Run, x: Tensor, geometry: Geometry, typical: float) -> float:
+def _guard(run: Run, x: Tensor, geometry: Geometry) -> float:
     """Return the standard deviation below which a patch is hardly seen, by halving."""
-    patches = _to_patches(x.detach().float().cpu(), geometry)
-    mean = patches.mean(2, keepdim=True)
-    spread = patches.std(dim=2, unbiased=False, keepdim=True)
-    shape = (patches - mean) / torch.where(spread > 0, spread, 1.0)
+    mean, spread, shape = _parts(_to_patches(x.detach().float().cpu(), geometry))
+    typical = float(spread.max())
 
     def outputs(sd: float) -> Tensor:
         return _outputs(run, _to_volume(mean + sd * shape, x, geometry))
@@ -145,6 +144,13 @@ def _guard(run: Run, x: Tensor, geometry: Geometry, typical: float) -> float:
         seen = float((outputs(typical * 10**middle) - nothing).norm()) > 0.7 * size
         low, high = (low, middle) if seen else (middle, high)
     return typical * float(10 ** ((low + high) / 2))
+
+
+def _parts(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and standard deviation of each patch, and what is left of unit variance."""
+    mean = patches.mean(2, keepdim=True)
+    spread = patches.std(dim=2, unbiased=False, keepdim=True)
+    return mean, spread, (patches - mean) / torch.where(spread > 0, spread, 1.0)
 
 
 def _outputs(run: Run, x: Tensor) -> Float[Tensor, "batch outputs"]:

@@ -13,11 +13,12 @@ check               measured                                                   f
 ==================  =========================================================  ========  =======
 dead gradient       max_p |g_p| / max_t |g_t| over all tokens t                < 1e-6    < 1e-3
 uniform gradient    |G - mean_p g_p| / |G|                                     < 1e-4    < 1e-2
-empty map           max_p |R_p| / max(max_p |R_p|, |prefix|, |bias|)           < 1e-6    < 1e-3
+empty map           max_p |R_p| / max(max_p |R_p|, |score|); where shares      < 1e-6    < 1e-3
+                    are known, |prefix| and |bias| in the place of |score|
 centring            sqrt(D) * median_p |sum_d a_pd| / sum_d |a_pd|             < 100 u   < 0.1
 discarded share     median_p (sum_d gamma_d g_pd)^2 / (D |gamma g_p|^2)        -         -
 finite values       share of patches whose R_p is not a finite number          > 0       -
-positive share      sum_p max(R_p, 0) / sum_p |R_p|                            < 1e-6    < 0.01
+positive share      sum_p max(R_p, 0) / sum_p |R_p|                            < 1e-6    < 1e-3
 flat map            |R - mean_p R_p| / |R|                                     < 0.05    < 0.2
 patch share         sum_p |R_p| / (sum_p |R_p| + |prefix| + |bias|)            < 0.02    < 0.2
 position share      sum_p |pos_p| / sum_p (|content_p| + |pos_p|)              > 0.99    > 0.9
@@ -98,6 +99,7 @@ from g3dvit.diagnose.maps import (
     patch_share,
     position_share,
     positive_share,
+    size_in_score,
     spread,
 )
 
@@ -145,6 +147,7 @@ __all__ = [
     "position_share",
     "positive_share",
     "rounding_unit",
+    "size_in_score",
     "spearman",
     "spread",
     "uniform_gradient",

@@ -57,6 +57,14 @@ def position_share(
     return _share(of_position, of_position + content.double().abs().sum(1))
 
 
+def size_in_score(
+    relevance: Float[Tensor, "batch targets more"], scores: Float[Tensor, "batch targets"]
+) -> Float[Tensor, "batch targets"]:
+    """Return the largest patch of a map over the larger of it and the score."""
+    largest = relevance.double().abs().amax(2)
+    return _share(largest, torch.maximum(largest, scores.double().abs()))
+
+
 def outside_share(
     relevance: Float[Tensor, "batch patches"], inside: Bool[Tensor, " patches"]
 ) -> Float[Tensor, " batch"]:
@@ -99,7 +107,7 @@ def check_positive(value: float, *, against: bool = False) -> Check:
     check = judge(
         "positive share",
         value,
-        0.01,
+        1e-3,
         1e-6,
         (
             "There is evidence for the class in this map",
