@@ -98,9 +98,11 @@ def fake_run(
         left: 0.3 * blob(patch_grid, HAND_KNOB_MM, 12)
         - blob(patch_grid, mirrored(HAND_KNOB_MM), 12),
     }
-    rows, gate, cam, weights, sums = [], [], [], [], []
+    rows, content, cam, weights, sums = [], [], [], [], []
+    # what the position code adds to every volume alike
+    position = 0.03 * np.random.default_rng(99).normal(size=patches.shape)
     gate_checks, cam_checks = [], []
-    means = {"gate": GroupedMeans(patches.shape), "cam": GroupedMeans(patches.shape)}
+    means = {name: GroupedMeans(patches.shape) for name in ("gate", "content", "cam")}
     voxel_means = GroupedMeans(grid.shape)
     for run in range(n_runs):
         for t in range(n_volumes):
@@ -109,12 +111,14 @@ def fake_run(
             predicted = class_names[1 - class_names.index(label)] if wrong else label
             strength = rng.uniform(0.6, 1.2) * (0.4 if wrong else 1)
             p_right = 1 / (1 + np.exp(-rng.uniform(0.3, 3) * (1 if predicted == right else -1)))
-            gate.append(0.3 * strength * on_patches[label] + 0.02 * rng.normal(size=patches.shape))
+            noise = 0.02 * rng.normal(size=patches.shape)
+            content.append(0.3 * strength * on_patches[label] + noise)
             weights.append(1e-3 * rng.normal(size=patches.shape))
             sums.append(4e-6 * rng.normal(size=patches.shape))
             cam.append(weights[-1] * sums[-1])
             key = group_of(label if labelled else None, predicted)
-            means["gate"].add(key, gate[-1])
+            means["content"].add(key, content[-1])
+            means["gate"].add(key, content[-1] + position)
             means["cam"].add(key, cam[-1])
             voxel_means.add(key, 0.004 * strength * evidence[label])
             gate_checks.append(
@@ -180,11 +184,16 @@ def fake_run(
             for run in range(n_runs)
         )
 
-    def class_means(grouped, metadata, checks, voxels=None):
+    def class_means(grouped, metadata, checks, voxels=None, contents=None):
         summary = summarise_checks(checks)
         found = []
         for key, running in grouped:
-            patch = patch_map(running.mean, patches, metadata=metadata, sform_code=4)
+            parts = {}
+            if contents is not None:
+                parts = {"content": contents[key].mean, "position": position}
+            patch = patch_map(
+                running.mean, patches, metadata=metadata, companions=parts, sform_code=4
+            )
             voxel = patch.to_grid(grid)
             if voxels is not None:
                 voxel = RelevanceMap(
@@ -249,10 +258,17 @@ def fake_run(
                 weighting=None,
                 layer=None,
                 signed=True,
-                volumes=of_runs(gate, {}, about_gate),
-                class_means=class_means(means["gate"], about_gate, gate_checks, voxel_means),
+                volumes=of_runs(
+                    [values + position for values in content],
+                    {"content": content, "position": [position] * len(content)},
+                    about_gate,
+                ),
+                class_means=class_means(
+                    means["gate"], about_gate, gate_checks, voxel_means, means["content"]
+                ),
                 checks=tuple(gate_checks),
                 recommended=True,
+                fine=True,
             ),
             MapSet(
                 method="token_gradcam",

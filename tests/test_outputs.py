@@ -117,7 +117,8 @@ def test_figures_and_page_are_written(out, result):
     assert len([p for p in pictures if p.endswith("_mosaic.png")]) == means
     assert "class-right_volumes-correct_comparison.png" in pictures
     page = (out / "report.html").read_text()
-    assert page.count('<img src="data:image/png;base64,') == 2
+    assert {"desc-frozengate_means.png", "desc-tokengradcammean_means.png"} <= pictures
+    assert page.count('<img src="data:image/png;base64,') == 4  # means and methods side by side
     assert len(page) < 15_000_000
 
 
@@ -131,7 +132,7 @@ def test_hostile_names_make_harmless_files(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     assert not any(set(name) & set("<>! ") or ".." in name for name in files)
-    means = [name for name in files if "res-patch" in name and name.endswith(".nii.gz")]
+    means = [name for name in files if "res-patch" in name and name.endswith("relevance.nii.gz")]
     assert len(means) == len(run.maps[0].class_means)
     groups = {
         json.loads((folder / m.replace(".nii.gz", ".json")).read_text())["group"] for m in means
@@ -143,7 +144,7 @@ def test_ctrl_c_while_writing_leaves_nothing(tmp_path, result, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("g3dvit.report.page.render_page", interrupt)
+    monkeypatch.setattr("g3dvit.outputs.render_page", interrupt)
     quick = replace(result, maps=())
     with pytest.raises(KeyboardInterrupt), output_folder(tmp_path / "out") as part:
         write_run(quick, part)

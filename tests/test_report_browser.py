@@ -3,17 +3,22 @@
 Skipped where the chromium command is absent.
 """
 
+import base64
 import io
 import json
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from chromium import Page, chromium_command
-from fake_run import FakeCheck, small_run
+from fake_run import SMALL, FakeCheck, grid_mm, small_run
+from g3dvit.report.display import shown_mean
 from g3dvit.report.page import render_page
+from g3dvit.report.pictures import Picture
 from g3dvit.report.scene import scene_of
+from g3dvit.shown import Background, Parcellation
 
 pytestmark = [
     pytest.mark.browser,
@@ -24,9 +29,28 @@ HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.h
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
+def result():
+    """A run with two backgrounds and an atlas of three regions."""
+    run = small_run()
+    labels = np.zeros(SMALL.volume.shape, np.int16)
+    for index, mm in ((1, (-40, -22, 56)), (2, (40, -22, 56)), (3, (0, 20, 0))):
+        i, j, k = np.rint(SMALL.volume.world2vox(mm)).astype(int)
+        labels[i - 3 : i + 4, j - 3 : j + 4, k - 3 : k + 4] = index
+    names = {1: "Left hand", 2: "Right hand", 3: "Cingulate <b>"}
+    even = np.full((30, 30, 30), 2, np.float32)
+    even[:, :12] = 5
+    grid = grid_mm(even.shape, 5.0, (-75, -85, -60))
+    return replace(
+        run,
+        parcellation=Parcellation("toy atlas", labels, SMALL.volume, names),
+        further_backgrounds=(Background(even, grid, "another"),),
+    )
+
+
+@pytest.fixture(scope="module")
+def path(result, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(render_page(scene_of(small_run())), encoding="utf-8")
+    path.write_text(render_page(scene_of(result)), encoding="utf-8")
     return path
 
 
@@ -275,16 +299,23 @@ def test_stamp_lies_across_a_failed_map_only(page):
 
 
 def test_halves_are_shown_beside_the_map(page):
-    show(page, layer_of(page, kind="volumes", method=0))
+    show(page, layer_of(page, kind="class mean", method=1))
     assert page.run("document.getElementById('halves').hidden") is True
+    show(page, layer_of(page, kind="volumes", method=0), 2)
+    assert "content + position" in text(page, "#halves-sentence")
+    total, content, position = part_values(page, ["Relevance", "Content", "Position"])
+    assert total == pytest.approx(content + position, abs=0.01)
     show(page, layer_of(page, kind="volumes", method=1), 2)
+    value, weight, total = part_values(page, ["Map", "Patch weight", "Token sum"])
+    assert value == pytest.approx(weight * total, rel=0.2, abs=1e-9)
+
+
+def part_values(page, titles):
     captions = page.run(
         "[...document.querySelectorAll('#halves figcaption')].map(c => c.textContent)"
     )
-    names = [caption.split(":")[0].split(" (")[0] for caption in captions]
-    assert names == ["Map", "Patch weight", "Token sum"]
-    value, weight, total = (float(c.rsplit(" ", 1)[1].replace("−", "-")) for c in captions)
-    assert value == pytest.approx(weight * total, rel=0.2, abs=1e-9)
+    assert [caption.split(":")[0].split(" (")[0] for caption in captions] == titles
+    return [float(c.rsplit(" ", 1)[1].replace("−", "-")) for c in captions]
 
 
 def test_row_of_the_table_shows_its_volume(page):
@@ -292,6 +323,180 @@ def test_row_of_the_table_shows_its_volume(page):
     page.wait("g3dvit.state.frame === 5")
     assert page.run("g3dvit.scene.layers[g3dvit.state.layer].kind") == "volumes"
     assert page.run("document.querySelectorAll('tr.shown').length") == 1
+
+
+@pytest.mark.parametrize(
+    "mm", [(-40, -22, 56), (40, -22, 56), (0, 20, 0), (-60, 30, -30), (30, -80, 20)]
+)
+def test_value_and_region_under_the_crosshair_are_right(page, result, mm):
+    """At five places: millimetres, value of the map and region equal what Python finds."""
+    mean = result.maps[0].class_means
+    shown = next(m for m in mean if str(m.key) == "correct/right")
+    values = shown_mean(result.maps[0], shown, result.display)
+    page.run(f"g3dvit.goTo({list(mm)})")
+    i, j, k = np.rint(shown.voxel.grid.world2vox(mm)).astype(int)
+    words = " ".join(text(page, "#readout").replace("−", "-").split())
+    x, y, z = mm
+    assert f"x {x} y {y} z {z} mm" in words
+    read = float(words.split("mm · ")[1].split()[0])
+    assert read == pytest.approx(float(values[i, j, k]), abs=float(np.abs(values).max()) / 127)
+    atlas = result.parcellation
+    a, b, c = np.rint(atlas.grid.world2vox(mm)).astype(int)
+    name = atlas.names.get(int(atlas.labels[a, b, c]), "no region here")
+    page.wait(f"document.getElementById('region').textContent.startsWith({json.dumps(name)})")
+
+
+def test_click_on_the_time_course_shows_that_volume(page, result):
+    show(page, layer_of(page, kind="class mean", method=0))
+    page.run("document.getElementById('chart').scrollIntoView({behavior: 'instant'})")
+    times = result.predictions["onset_s"]
+    x, y = page.run(
+        "(() => {const r = document.querySelector('#chart svg').getBoundingClientRect();"
+        f"const share = ({times[8]} - {times[0]} + 1) / ({times[11]} - {times[0]} + 2);"
+        "return [r.left + 64 + share * (r.width - 64 - 14), r.top + 90]})()"
+    )
+    for kind in ("mousePressed", "mouseReleased"):
+        page.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    page.wait("g3dvit.state.frame === 8")
+    assert page.run("g3dvit.scene.layers[g3dvit.state.layer].kind") == "volumes"
+    assert page.run("document.querySelector('#chart svg').getAttribute('aria-valuenow')") == "9"
+    key = "new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true})"
+    page.run(f"document.querySelector('#chart svg').dispatchEvent({key})")
+    page.wait("g3dvit.state.frame === 7")
+
+
+def test_time_course_has_design_errors_and_relevance(page, result):
+    show(page, layer_of(page, kind="volumes", method=0), 3)
+    page.run("g3dvit.goTo([-40, -22, 56])")
+    table = result.predictions
+    wrong = int((table["label"] != table["predicted"]).sum())
+    assert page.run("document.querySelectorAll('#chart .wrong').length") == wrong
+    assert page.run("document.querySelectorAll('#chart path').length") == 3  # two classes, a map
+    assert "patch at the crosshair (log-odds" in text(page, "#chart")
+    at = page.run("document.querySelector('#chart .cursor').getAttribute('x1')")
+    show(page, layer_of(page, kind="volumes", method=0), 9)
+    later = page.run("document.querySelector('#chart .cursor').getAttribute('x1')")
+    assert float(later) > float(at)
+
+
+def test_tables_sort_either_way(page, result):
+    column = (
+        "[...document.querySelectorAll('#predictions tbody tr')].map(r => r.cells[7].textContent)"
+    )
+    head = "document.querySelectorAll('#predictions th')[7]"
+    assert page.run(f"{head}.textContent") == "Score"
+    page.run(f"{head}.querySelector('button').click()")
+    up = [float(v) for v in page.run(column)]
+    assert up == sorted(up)
+    assert page.run(f"{head}.getAttribute('aria-sort')") == "ascending"
+    page.run(f"{head}.querySelector('button').click()")
+    assert [float(v) for v in page.run(column)] == sorted(up, reverse=True)
+    page.run("document.querySelectorAll('#predictions th')[2].querySelector('button').click()")
+
+
+def saved(page, click):
+    """The file that a click downloads: its name and its bytes."""
+    answer = page.run(
+        "new Promise((done) => {"
+        "const made = URL.createObjectURL; let blob = null;"
+        "URL.createObjectURL = (b) => { blob = b; return made.call(URL, b); };"
+        "HTMLAnchorElement.prototype.click = function () {"
+        "  delete HTMLAnchorElement.prototype.click; URL.createObjectURL = made;"
+        "  const reader = new FileReader();"
+        "  reader.onload = () => done([this.download, reader.result]);"
+        "  blob ? reader.readAsDataURL(blob) : done([this.download, this.href]);"
+        f"}}; {click}; }})"
+    )
+    return answer[0], base64.b64decode(answer[1].split(",")[1])
+
+
+def test_downloads_are_what_is_shown(page, result, tmp_path):
+    name, table = saved(page, "document.querySelector('[data-tsv=predictions]').click()")
+    assert name == "predictions_rounded.tsv"
+    lines = table.decode().splitlines()
+    assert lines[0].split("\t")[:3] == ["Run", "Time point", "Time (s)"]
+    assert len(lines) == 1 + len(result.predictions)
+    layer = layer_of(page, kind="volumes", method=0)
+    show(page, layer, 4)
+    name, bytes_ = saved(page, "document.getElementById('save-map').click()")
+    assert name.endswith("_volume-4.nii")
+    (tmp_path / "a.nii").write_bytes(bytes_)
+    image = nib.load(tmp_path / "a.nii")
+    shown = result.maps[0].volumes[0]
+    content = shown.companions["content"]
+    np.testing.assert_allclose(image.affine, shown.grid.affine)
+    step = np.abs(content).max() / 127
+    np.testing.assert_allclose(image.get_fdata(), content[..., 4], atol=0.51 * step)
+    assert b"CHECK FAILED" not in image.header["descrip"].item()
+
+
+def test_picture_of_a_failed_map_carries_its_stamp(page):
+    from PIL import Image
+
+    name, png = saved(page, "document.getElementById('save-picture').click()")
+    plain = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=int)
+    assert name.endswith(".png")
+    assert red(plain).sum() > 200
+    show(page, layer_of(page, kind="class mean", method=1))
+    _, png = saved(page, "document.getElementById('save-picture').click()")
+    stamped = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=int)
+    of_stamp = np.abs(stamped - [255, 106, 94]).max(axis=2) < 12
+    assert of_stamp.sum() > 500 > (np.abs(plain - [255, 106, 94]).max(axis=2) < 12).sum()
+    name, map_ = saved(page, "document.getElementById('save-map').click()")
+    assert b"CHECK FAILED" in map_[:400]
+
+
+def test_mosaics_and_clip_plane_are_drawn(page):
+    pictures = []
+    for view in ("axial", "coronal", "sagittal", "render"):
+        choose(page, "view", view)
+        picture = canvas(page)
+        assert (picture.max(axis=2) > 60).mean() > 0.02
+        pictures.append(picture)
+    whole = pictures[-1]
+    choose(page, "clip", "left")
+    assert np.abs(canvas(page) - whole).max() > 60
+    choose(page, "clip", "none")
+
+
+def test_another_background_keeps_the_place(page):
+    page.run("g3dvit.goTo([-40, -22, 56])")
+    before = canvas(page)
+    choose(page, "background", "1")
+    page.wait("g3dvit.nv.volumes.length === 2")
+    page.settle()
+    assert "x −40 y −22 z 56" in " ".join(text(page, "#readout").split())
+    assert np.abs(canvas(page) - before).max() > 30
+    choose(page, "background", "0")
+    page.wait("g3dvit.nv.volumes.length === 2")
+
+
+def test_patch_at_the_crosshair_is_outlined_at_its_size(page):
+    """The dashed box on the axial slice has the patch's edges, around the crosshair."""
+    page.run("g3dvit.goTo([-40, -22, 56])")
+    got = page.run(
+        "(() => {const m = document.getElementById('marks'), p = m.getContext('2d');"
+        "const t = g3dvit.nv.screenSlices.find((s) => s.axCorSag === 0);"
+        "const [x, y, w, h] = t.leftTopWidthHeight.map(Math.round);"
+        "const d = p.getImageData(x, y, w, h).data, c = [], r = [];"
+        "for (let n = 3; n < d.length; n += 4) if (d[n] > 128) {"
+        "  c.push(((n - 3) / 4) % w); r.push(Math.floor((n - 3) / 4 / w)); }"
+        "const mm = (n, size, fov) => (n / size) * fov;"
+        "return [mm(Math.max(...c) - Math.min(...c), w, t.fovMM[0]),"
+        "  mm(Math.max(...r) - Math.min(...r), h, t.fovMM[1]),"
+        "  t.leftTopMM[0] + mm((Math.max(...c) + Math.min(...c)) / 2, w, t.fovMM[0])]})()"
+    )
+    grid = SMALL.to_image_grid()
+    centre = grid.vox2world(np.rint(grid.world2vox([-40, -22, 56])))
+    np.testing.assert_allclose(got[:2], SMALL.patch_sizes_mm[:2], atol=2.5)
+    assert got[2] == pytest.approx(centre[0], abs=2)
+    choose(page, "outline", "none")
+    drawn = page.run(
+        "(() => {const m = document.getElementById('marks');"
+        "return m.getContext('2d').getImageData(0, 0, m.width, m.height).data.some((v) => v)})()"
+    )
+    assert drawn is False
+    choose(page, "outline", "patch")
 
 
 def test_every_control_has_a_name_and_phones_do_not_scroll_sideways(page):
@@ -321,11 +526,28 @@ def test_hostile_names_do_nothing(browser, tmp_path):
     assert HOSTILE in text(browser, "#stamp-reason")
 
 
-def test_without_webgl_the_page_says_so(browser, path):
-    source = "HTMLCanvasElement.prototype.getContext = () => null"
+def test_without_webgl_the_page_shows_pictures_and_times(browser, result, tmp_path):
+    pixel = base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+        "gg=="
+    )
+    path = tmp_path / "still.html"
+    scene = scene_of(result, [Picture("means", 0, "Class means", pixel)])
+    path.write_text(render_page(scene), encoding="utf-8")
+    source = (
+        "const get = HTMLCanvasElement.prototype.getContext;"
+        "HTMLCanvasElement.prototype.getContext = function (kind, ...more) {"
+        "return kind.startsWith('webgl') ? null : get.call(this, kind, ...more)}"
+    )
     script = browser.send("Page.addScriptToEvaluateOnNewDocument", source=source)
     browser.open(path)
     browser.send("Page.removeScriptToEvaluateOnNewDocument", **script)
     assert browser.run("document.documentElement.dataset.ready") == "failed"
     assert "needs WebGL 2" in text(browser, "#trouble")
+    assert browser.run("document.querySelector('#trouble img').alt") == "Class means"
     assert browser.run("document.querySelectorAll('#predictions tbody tr').length") == 12
+    browser.run("g3dvit.showLayer(0, 0)")
+    key = "new KeyboardEvent('keydown', {key: 'Home', bubbles: true})"
+    browser.run(f"document.querySelector('#chart svg').dispatchEvent({key})")
+    browser.wait("document.getElementById('frame-text').textContent.startsWith('Volume 1 of 12')")
+    assert "log-odds" in text(browser, "#readout")

@@ -9,6 +9,7 @@ import pytest
 
 from fake_run import flat_background, small_run
 from g3dvit.grids import ImageGrid
+from g3dvit.report.display import shown_mean
 from g3dvit.report.figures import (
     _framed,
     _new_figure,
@@ -136,7 +137,7 @@ def test_comparison_has_one_row_a_method_and_the_same_cuts(result):
 def test_error_means_do_not_set_the_colour_scale(result):
     maps = result.maps[0]
     sound = [m for m in maps.class_means if m.key.which != "error"]
-    expected = max(np.abs(m.voxel.data).max() for m in sound)
+    expected = max(np.abs(shown_mean(maps, m, result.display)).max() for m in sound)
     assert colour_range(result, maps) == pytest.approx(expected)
     loud = mean_of(result, "right")
     loud = replace(loud, voxel=replace(loud.voxel, data=loud.voxel.data * 100))

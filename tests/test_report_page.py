@@ -11,16 +11,28 @@ from importlib.resources import files
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 from fake_run import HAND_KNOB_MM, FakeCheck, small_run
 from g3dvit.errors import InputError, OutputError
-from g3dvit.report.display import apply_display, caption_of, display_units, threshold_of
+from g3dvit.grids import ImageGrid
+from g3dvit.report.contrasts import contrasts_of
+from g3dvit.report.display import (
+    apply_display,
+    caption_of,
+    display_units,
+    shown_mean,
+    threshold_of,
+)
 from g3dvit.report.encode import encode_background, encode_relevance
+from g3dvit.report.guidance import HONEST, LIMITS
+from g3dvit.report.layers import layers_of
 from g3dvit.report.page import json_for_script, niivue_source, render_page
 from g3dvit.report.scene import scene_of
 from g3dvit.report.words import method_sentence, methods_text, stamp_of
-from g3dvit.run_result import Display
+from g3dvit.run_result import Display, Recommendation
+from g3dvit.shown import Parcellation, ResultTable
 
 HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="hacked=1">'
 
@@ -93,9 +105,9 @@ def test_viewer_library_can_be_replaced(monkeypatch, tmp_path, scene):
 
 
 def test_scene_is_plain_json_with_a_version(scene):
-    assert scene["schema_version"] == 1
+    assert scene["schema_version"] == 2
     assert json.loads(json.dumps(scene, allow_nan=False)) == scene
-    with pytest.raises(InputError, match="schema version 1, was given 7"):
+    with pytest.raises(InputError, match="schema version 2, was given 7"):
         render_page({**scene, "schema_version": 7})
 
 
@@ -135,7 +147,7 @@ def test_hostile_names_stay_text():
     run = replace(run, warnings=(HOSTILE,), title=HOSTILE, checks=(check,), space=HOSTILE)
     harmless = Outline(render_page(scene_of(small_run())))
     outline = Outline(render_page(scene_of(run)))
-    assert len(outline.scripts) == len(harmless.scripts) == 4
+    assert len(outline.scripts) == len(harmless.scripts) == 8
     assert [t for t, _ in outline.tags if t == "img"] == []
     assert "onerror" not in {name for _, attributes in outline.tags for name in attributes}
     viewer = json.loads(outline.scripts[0][1])
@@ -160,18 +172,160 @@ def test_layers_hold_means_and_volumes_in_place(scene, result):
     assert image.get_data_dtype() == np.int8
     np.testing.assert_allclose(image.affine, result.maps[0].volumes[0].grid.affine)
     got = np.asarray(image.dataobj) * volumes["slope"]
-    np.testing.assert_allclose(got, result.maps[0].volumes[0].data, atol=volumes["slope"] * 0.501)
+    shown = result.maps[0].volumes[0].companions["content"]
+    np.testing.assert_allclose(got, shown, atol=volumes["slope"] * 0.501)
+
+
+def volumes_layer(scene, method):
+    layers = scene["viewer"]["layers"]
+    return next(x for x in layers if x["method"] == method and x["kind"] == "volumes")
 
 
 def test_halves_of_token_gradcam_are_beside_the_map(scene, result):
-    layer = next(
-        x for x in scene["viewer"]["layers"] if x["method"] == 1 and x["kind"] == "volumes"
-    )
-    assert [c["title"] for c in layer["companions"]] == ["Patch weight", "Token sum"]
-    half = layer["companions"][0]
+    layer = volumes_layer(scene, 1)
+    assert [c["title"] for c in layer["parts"]["items"]] == ["Map", "Patch weight", "Token sum"]
+    assert layer["parts"]["signs"] == ["=", "×"]
+    assert layer["parts"]["items"][0]["nifti"] is None  # the layer itself
+    half = layer["parts"]["items"][1]
     got = np.asarray(unpacked(half).dataobj) * half["slope"]
     original = result.maps[1].volumes[0].companions["patch_weights"]
     np.testing.assert_allclose(got, original, atol=half["slope"] * 0.501)
+
+
+def test_frozen_gate_shows_content_with_position_beside_it(scene, result):
+    layer, series = volumes_layer(scene, 0), result.maps[0].volumes[0]
+    content = series.companions["content"]
+    got = np.asarray(unpacked(layer).dataobj) * layer["slope"]
+    np.testing.assert_allclose(got, content, atol=layer["slope"] * 0.501)
+    assert layer["what"] == "content"
+    parts = {part["title"]: part for part in layer["parts"]["items"]}
+    assert list(parts) == ["Relevance", "Content", "Position"]
+    assert layer["parts"]["signs"] == ["=", "+"]
+    for title, values in (("Relevance", series.data), ("Position", series.companions["position"])):
+        got = np.asarray(unpacked(parts[title]).dataobj) * parts[title]["slope"]
+        np.testing.assert_allclose(got, values, atol=parts[title]["slope"] * 0.501)
+    position = np.abs(series.companions["position"]).sum((0, 1, 2))
+    share = np.median(position / (position + np.abs(content).sum((0, 1, 2))))
+    told = scene["methods"][0]["shares"][0]
+    assert told["name"] == "position share"
+    assert told["value"] == pytest.approx(share, abs=1e-4)
+    assert f"{share:.0%} of the relevance" in told["sentence"]
+    assert scene["methods"][1]["shares"] == []
+
+
+def test_steering_share_is_repeated_beside_the_map_where_a_check_measured_it(result):
+    check = FakeCheck("attention_steering", 0.31, 0.5, None, "pass", "Attention steers 31 %.")
+    maps = replace(result.maps[0], checks=tuple((*c, check) for c in result.maps[0].checks))
+    shares = scene_of(replace(result, maps=(maps,)))["methods"][0]["shares"]
+    assert [(s["name"], s["sentence"]) for s in shares[1:]] == [
+        ("attention steering", "Attention steers 31 %.")
+    ]
+
+
+def test_means_without_room_are_content_per_patch(result):
+    maps = result.maps[0]
+    layers = layers_of(replace(result, maps=(maps,)), [], 0)
+    layer = next(x for x in layers if x["kind"] == "class mean")
+    assert (layer["on"], layer["what"]) == ("patches", "content")
+    expected = maps.class_means[0].patch.companions["content"]
+    got = np.asarray(unpacked(layer).dataobj) * layer["slope"]
+    np.testing.assert_allclose(got, expected, atol=layer["slope"] * 0.51)
+
+
+def test_parts_of_means_and_contrasts_add_up(scene):
+    for kind in ("class mean", "contrast"):
+        layer = next(x for x in scene["viewer"]["layers"] if x["kind"] == kind)
+        total, content, position = (
+            np.asarray(unpacked(part).dataobj) * part["slope"] for part in layer["parts"]["items"]
+        )
+        step = max(part["slope"] for part in layer["parts"]["items"])
+        np.testing.assert_allclose(total, content + position, atol=1.6 * step)
+
+
+def test_contrast_is_the_target_s_mean_minus_the_other(scene, result):
+    layer = next(x for x in scene["viewer"]["layers"] if x["kind"] == "contrast")
+    assert layer["title"].startswith("Difference: “right” minus “left” volumes")
+    means = {str(m.key): m for m in result.maps[0].class_means}
+    shown = [
+        shown_mean(result.maps[0], means[key], result.display)
+        for key in ("correct/right", "correct/left")
+    ]
+    got = np.asarray(unpacked(layer).dataobj) * layer["slope"]
+    np.testing.assert_allclose(got, shown[0] - shown[1], atol=layer["slope"] * 0.51)
+
+
+def test_contrasts_take_no_errors_and_need_two_means(result):
+    maps = result.maps[0]
+    (found,) = contrasts_of(result, maps)
+    assert (str(found.first.key), str(found.second.key)) == ("correct/right", "correct/left")
+    one = replace(
+        maps, class_means=(found.first, *[m for m in maps.class_means if m.key.which == "error"])
+    )
+    assert contrasts_of(result, one) == ()
+    (other,) = contrasts_of(replace(result, target="right - left"), maps)
+    assert (other.first.n, other.second.n) != (0, 0)
+
+
+def test_time_courses_follow_the_runs():
+    run = small_run(n_runs=2, n_volumes=10)
+    courses = scene_of(run)["viewer"]["time_courses"]
+    assert [(c["first_row"], c["n"], c["unit"]) for c in courses] == [(0, 10, "s"), (10, 10, "s")]
+    table = run.predictions.iloc[10:]
+    assert courses[1]["time"] == table["onset_s"].tolist()
+    assert courses[1]["label"] == [["left", "right"].index(v) for v in table["label"]]
+    np.testing.assert_allclose(courses[1]["probability"][1], table["p_right"], atol=6e-5)
+    unlabelled = scene_of(small_run(labelled=False))["viewer"]["time_courses"][0]
+    assert set(unlabelled["label"]) == {-1}
+
+
+def test_confusion_counts_labels_against_predictions(scene, result):
+    table = result.predictions
+    counts = scene["confusion"]["counts"]
+    for row, label in enumerate(("left", "right")):
+        for column, predicted in enumerate(("left", "right")):
+            found = ((table["label"] == label) & (table["predicted"] == predicted)).sum()
+            assert counts[row][column] == found
+    assert scene_of(small_run(labelled=False))["confusion"] is None
+
+
+def test_tables_and_regions_reach_the_page(result):
+    frame = pd.DataFrame({"region": ["Precentral_L", HOSTILE], "share": [0.25, np.nan]})
+    table = ResultTable("aal", "By region", "regions", frame, "Descriptive.", {"share": "of all"})
+    labels = np.zeros((4, 4, 4), np.int16)
+    labels[1, 2, 3] = 7
+    atlas = Parcellation("AAL", labels, ImageGrid((4, 4, 4), np.diag([9.0, 9, 9, 1])), {7: HOSTILE})
+    scene = scene_of(replace(result, tables=(table,), parcellation=atlas))
+    assert scene["tables"][0]["rows"] == [["Precentral_L", "0.25"], [HOSTILE, "–"]]
+    assert scene["viewer"]["atlas"]["names"] == {"7": HOSTILE}
+    assert np.asarray(unpacked(scene["viewer"]["atlas"]).dataobj)[1, 2, 3] == 7
+    text = " ".join(Outline(render_page(scene)).text)
+    assert "By region" in text
+    assert HOSTILE in text
+    assert "No region table was made" not in text
+    assert "No region table was made" in render_page(scene_of(result))
+
+
+def test_page_answers_its_questions(page):
+    heads = [a.get("id") for tag, a in Outline(page).tags if tag == "section"]
+    assert heads == ["viewer", "when", "sure", "compared", "regions", "done", "report", "limits"]
+    text = " ".join(" ".join(Outline(page).text).split())
+    for sentence in (*HONEST, *LIMITS):
+        assert sentence in text
+    assert "Frozen gate is recommended for this model: it passed every check" in text
+    assert "Token Grad-CAM (mean) failed D3 centring." in text
+    assert "COBIDAS" in text
+    assert "not in the files: say it yourself" in text
+
+
+def test_a_failed_run_is_told_first_and_stamped_on_every_map(result):
+    chance = FakeCheck("better than chance", 0.5, None, None, "fail", "The model is at chance.")
+    scene = scene_of(replace(result, checks=(chance,)))
+    assert scene["recommendation"][0].startswith("No map is recommended, whatever its checks say")
+    stamp = "CHECK FAILED: better than chance: The model is at chance."
+    assert scene["viewer"]["run_stamp"] == stamp
+    assert scene_of(result)["viewer"]["run_stamp"] is None
+    told = Recommendation("frozen gate", ("Look here.", "And there."))
+    assert scene_of(replace(result, recommendation=told))["recommendation"] == list(told.sentences)
 
 
 def test_every_failed_map_is_stamped_and_no_other(scene):
@@ -203,8 +357,6 @@ def test_several_runs_find_their_rows():
 def test_oblique_flipped_images_are_brought_to_ras_order():
     values = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
     affine = np.array([[-3.0, 0.2, 0, 40], [0, 0, 4, -60], [0.1, -5, 0, 70], [0, 0, 0, 1]])
-    from g3dvit.grids import ImageGrid
-
     encoded = encode_relevance(values, ImageGrid(values.shape, affine))
     image = unpacked(encoded)
     assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
@@ -216,8 +368,6 @@ def test_oblique_flipped_images_are_brought_to_ras_order():
 
 
 def test_not_finite_and_empty_maps_are_encoded():
-    from g3dvit.grids import ImageGrid
-
     grid = ImageGrid((2, 3, 4), np.diag([2.0, 2, 2, 1]))
     values = np.zeros(grid.shape, np.float32)
     assert encode_relevance(values, grid)["slope"] == 1.0
@@ -228,8 +378,6 @@ def test_not_finite_and_empty_maps_are_encoded():
 
 
 def test_large_backgrounds_are_thinned_in_place():
-    from g3dvit.grids import ImageGrid
-
     grid = ImageGrid((160, 170, 180), np.diag([1.0, 1, 1, 1]))
     values = np.zeros(grid.shape, np.float32)
     values[80:, 84:100, 90:120] = 5

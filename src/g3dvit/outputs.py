@@ -9,14 +9,15 @@ Layout::
     maps/                 every volume: one 4D map per run and method, on the patch grid
     class_means/          one map per method and group, on the patch grid and on the model's grid
     figures/              class means as pictures (errors only in the page), methods side by side
+    shown/                what the page shows besides: background, planted truth, regions
+    tables/               further tables, where there are any
 """
 
 from __future__ import annotations
 
-import base64
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from typing import Any
 from g3dvit import __version__
 from g3dvit.folders import MARKER, check_output, output_folder
 from g3dvit.plain import to_json, to_plain
+from g3dvit.report.figures import class_mean_figure, colour_range
+from g3dvit.report.page import render_page
+from g3dvit.report.pictures import Picture, in_page, page_pictures
+from g3dvit.report.scene import scene_of
 from g3dvit.report.words import (
     NOT_BOLD,
     USES_NOT_DIFFERS,
@@ -34,10 +39,9 @@ from g3dvit.report.words import (
     stamp_of,
 )
 from g3dvit.run_result import ClassMean, MapSet, RunResult
+from g3dvit.saved_runs import REPORT, description_of, save_shown
 
 __all__ = ["check_output", "output_folder", "write_run"]
-
-_MOST_FIGURES_IN_PAGE = 4
 
 _FINER = """\
   Frozen-gate maps with res-voxel hold what each voxel contributed. Shares of position and of the
@@ -75,11 +79,18 @@ def write_run(result: RunResult, folder: str | Path) -> None:
     folder = Path(folder)
     for name in ("maps", "class_means", "figures"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    files = [*_write_volumes(result, folder), *_write_means(result, folder)]
-    _write_tables(result, folder)
+    volumes, means = _write_volumes(result, folder), _write_means(result, folder)
+    description = description_of(
+        result,
+        [path for path, _ in volumes],
+        [path for path, _ in means],
+        save_shown(result, folder),
+    )
+    _write_tables(result, folder, description)
     pictures = _write_figures(result, folder)
     _write_page(result, folder, pictures)
-    (folder / "README.txt").write_text(_readme(result, files), encoding="utf-8")
+    readme = _readme(result, [*volumes, *means])
+    (folder / "README.txt").write_text(readme, encoding="utf-8")
 
 
 def _write_volumes(result: RunResult, folder: Path) -> list[tuple[str, str]]:
@@ -129,7 +140,7 @@ def _mean_words(maps: MapSet, mean: ClassMean, grid: str) -> str:
     return f"{maps.label}, mean of {mean.title}, {on}{failed}"
 
 
-def _write_tables(result: RunResult, folder: Path) -> None:
+def _write_tables(result: RunResult, folder: Path, description: Mapping[str, Any]) -> None:
     table = result.predictions
     table.to_csv(folder / "predictions.tsv", sep="\t", index=False, na_rep="n/a")
     columns = {str(name): _column(str(name), result) for name in table.columns}
@@ -151,6 +162,7 @@ def _write_tables(result: RunResult, folder: Path) -> None:
         "warnings": result.warnings,
         "notes": result.notes,
         "methods_text": methods_text(result),
+        REPORT: description,
     }
     _write_json(folder / MARKER, provenance)
 
@@ -166,10 +178,8 @@ def _column(name: str, result: RunResult) -> dict[str, str]:
     return {"Description": description} | ({"Units": units} if units else {})
 
 
-def _write_figures(result: RunResult, folder: Path) -> list[dict[str, str]]:
-    """Write the pictures; return those for the page, as base64."""
-    from g3dvit.report.figures import class_mean_figure, colour_range, comparison_figure
-
+def _write_figures(result: RunResult, folder: Path) -> list[Picture]:
+    """Write the pictures; return those that the page can show."""
     groups = list(dict.fromkeys(m.key.group for maps in result.maps for m in maps.class_means))
     label_of = dict(zip(groups, _unique_names(groups), strict=True))
     for maps, label in zip(result.maps, _map_labels(result), strict=True):
@@ -179,24 +189,19 @@ def _write_figures(result: RunResult, folder: Path) -> list[dict[str, str]]:
             stem = f"class-{label_of[mean.key.group]}_volumes-{mean.key.which}_desc-{label}"
             figure = class_mean_figure(result, maps, mean, vmax=vmax)
             figure.savefig(folder / "figures" / f"{stem}_mosaic.png", dpi=150)
-    pictures = []
-    means = result.maps[0].class_means if result.maps else ()
-    for number, mean in enumerate(means):
-        if mean.key.which == "error":
-            continue
-        stem = f"class-{label_of[mean.key.group]}_volumes-{mean.key.which}_comparison"
-        path = folder / "figures" / f"{stem}.png"
-        comparison_figure(result, group=number).savefig(path, dpi=110)
-        png = base64.b64encode(path.read_bytes()).decode("ascii")
-        pictures.append({"title": f"All methods, mean of {mean.title}", "png": png})
+    pictures = list(page_pictures(result))
+    methods = _map_labels(result)
+    for picture in pictures:
+        name = f"desc-{methods[picture.number]}_means" if picture.kind == "means" else ""
+        if picture.kind == "methods":
+            key = result.maps[0].class_means[picture.number].key
+            name = f"class-{label_of[key.group]}_volumes-{key.which}_comparison"
+        (folder / "figures" / f"{name}.png").write_bytes(picture.png)
     return pictures
 
 
-def _write_page(result: RunResult, folder: Path, pictures: Sequence[dict[str, str]]) -> None:
-    from g3dvit.report.page import render_page
-    from g3dvit.report.scene import scene_of
-
-    page = render_page(scene_of(result, pictures[:_MOST_FIGURES_IN_PAGE]))
+def _write_page(result: RunResult, folder: Path, pictures: list[Picture]) -> None:
+    page = render_page(scene_of(result, in_page(pictures)))
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 

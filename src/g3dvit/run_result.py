@@ -7,7 +7,6 @@ that they can be compared; per-volume maps may explain the predicted class.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +17,9 @@ from numpy.typing import NDArray
 
 from g3dvit.aggregate import GroupKey
 from g3dvit.check_summary import CheckLike, CheckSummary, Verdict, summarise_checks, worst
-from g3dvit.errors import InputError
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
+from g3dvit.shown import Background, Display, Parcellation, ResultTable
 
 __all__ = [
     "Background",
@@ -30,7 +29,9 @@ __all__ = [
     "Display",
     "MapSet",
     "ModelSummary",
+    "Parcellation",
     "Recommendation",
+    "ResultTable",
     "RunInput",
     "RunResult",
     "Verdict",
@@ -103,25 +104,6 @@ class ModelSummary:
     geometry: str
     accuracy: str = "accuracy unknown"
     trained_on: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Background:
-    """The picture under the maps.
-
-    Parameters
-    ----------
-    data : (i, j, k)
-        Any anatomy or mean image.
-    grid
-        Where it lies, in the same world as the maps.
-    title
-        What it is, so that nobody takes a template for the subject.
-    """
-
-    data: NDArray[np.float32]
-    grid: ImageGrid
-    title: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -239,42 +221,6 @@ class Recommendation:
     failed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Display:
-    """What is done to values before they are shown; applied after resampling, never saved.
-
-    Parameters
-    ----------
-    rectify
-        Show positive values only.
-    min_max
-        Divide the shown values by the largest absolute one: 0..1 where rectified, else -1..1;
-        zero stays zero.
-    percentile
-        Hide absolute values below this percentile (0 to 100) of the non-zero ones.
-    smooth_mm
-        Full width at half maximum in mm of a Gaussian for class means that were computed voxel
-        by voxel (`MapSet.fine`): such values are speckle, each voxel with a sign of its own.
-        0 shows them as they are.
-
-    Raises
-    ------
-    InputError
-        If `smooth_mm` is negative or not finite.
-    """
-
-    rectify: bool = False
-    min_max: bool = False
-    percentile: float | None = None
-    smooth_mm: float = 6.0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.smooth_mm) and self.smooth_mm >= 0):
-            raise InputError(
-                f"a display smoothing is 0 or a positive number of mm, was given {self.smooth_mm}"
-            )
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class RunResult:
     """Everything that one call explained.
@@ -317,6 +263,12 @@ class RunResult:
         Display options.
     recommendation
         Which map to look at first, and why; None where nobody judged.
+    further_backgrounds
+        Other pictures that a reader of the page can put under the maps.
+    tables
+        Further tables for the page, such as regions or evidence.
+    parcellation
+        Names the region at the page's crosshair; None where there is none.
     """
 
     title: str
@@ -337,3 +289,6 @@ class RunResult:
     truth: Mapping[str, NDArray[np.float32]] | None = None
     display: Display = field(default_factory=Display)
     recommendation: Recommendation | None = None
+    further_backgrounds: tuple[Background, ...] = ()
+    tables: tuple[ResultTable, ...] = ()
+    parcellation: Parcellation | None = None

@@ -22,7 +22,17 @@ from g3dvit import __version__
 from g3dvit.errors import G3DError
 
 #: Subcommands in the order in which a newcomer needs them; each is a module here.
-COMMANDS = ("demo", "init", "inspect", "check", "explain", "evaluate", "train", "benchmark")
+COMMANDS = (
+    "demo",
+    "init",
+    "inspect",
+    "check",
+    "explain",
+    "report",
+    "evaluate",
+    "train",
+    "benchmark",
+)
 
 #: Warnings that were printed; the same sentence is told once.
 _SHOWN: set[str] = set()

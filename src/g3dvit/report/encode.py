@@ -74,5 +74,15 @@ def encode_background(values: NDArray[np.float32], grid: ImageGrid) -> dict[str,
     return {"nifti": _packed(image), "shape": [int(n) for n in image.shape[:3]]}
 
 
+def encode_labels(labels: NDArray[np.integer[Any]], grid: ImageGrid) -> dict[str, Any]:
+    """Return region indices as a gzipped NIfTI of int32, with its RAS-ordered grid."""
+    image = nib.as_closest_canonical(nib.Nifti1Image(np.asarray(labels, np.int32), grid.affine))
+    return {
+        "nifti": _packed(image),
+        "shape": [int(n) for n in image.shape[:3]],
+        "affine": image.affine.tolist(),
+    }
+
+
 def _packed(image: nib.Nifti1Image) -> str:
     return base64.b64encode(gzip.compress(image.to_bytes(), 9, mtime=0)).decode("ascii")

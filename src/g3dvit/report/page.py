@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from g3dvit.errors import InputError, OutputError
+from g3dvit.report.scene import SCHEMA_VERSION
 
 NIIVUE_VARIABLE = "G3DVIT_NIIVUE_JS"
+#: Our own, in the order in which they need each other.
+SCRIPTS = ("viewmath.js", "chartmath.js", "viewer.js", "chart.js", "tables.js", "page.js")
 NIIVUE = "niivue/niivue.umd.js"  # version, source and hash: assets/niivue/niivue.json
 
 
@@ -36,9 +39,9 @@ def render_page(scene: dict[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    if scene.get("schema_version") != 1:
+    if scene.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
-            f"this page shows scenes of schema version 1, was given "
+            f"this page shows scenes of schema version {SCHEMA_VERSION}, was given "
             f"{scene.get('schema_version')!r}; make the page with the version that wrote it"
         )
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -48,10 +51,7 @@ def render_page(scene: dict[str, Any]) -> str:
         scene=scene,
         data=Markup(json_for_script(scene["viewer"])),
         css=Markup(_asset("page.css")),
-        scripts=[
-            Markup(_script(text))
-            for text in (niivue_source(), _asset("viewmath.js"), _asset("page.js"))
-        ],
+        scripts=[Markup(_script(text)) for text in (niivue_source(), *map(_asset, SCRIPTS))],
         niivue_notice=_asset("niivue/LICENSE"),
     )
 

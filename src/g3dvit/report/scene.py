@@ -6,38 +6,44 @@ in later versions, never renamed within one.
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from g3dvit import __version__
-from g3dvit.maps import RelevanceMap
 from g3dvit.plain import to_json, to_plain
-from g3dvit.report.display import caption_of, shown_mean
-from g3dvit.report.encode import encode_background, encode_relevance
-from g3dvit.report.figures import colour_range
+from g3dvit.report.display import caption_of
+from g3dvit.report.encode import encode_background, encode_labels
+from g3dvit.report.figures import cut_coords_of
+from g3dvit.report.guidance import (
+    HONEST,
+    LIMITS,
+    advice,
+    citations,
+    reporting_list,
+    shares_of,
+)
+from g3dvit.report.layers import layers_of, patch_grid_of
+from g3dvit.report.pictures import Picture
+from g3dvit.report.time_course import time_courses
 from g3dvit.report.words import (
-    NOT_BOLD,
-    USES_NOT_DIFFERS,
     has_template_space,
     method_sentence,
     methods_text,
     millimetres,
     stamp_of,
 )
-from g3dvit.run_result import CheckLike, ClassMean, MapSet, RunResult, worst
+from g3dvit.run_result import CheckLike, MapSet, RunResult, worst
+from g3dvit.shown import ResultTable
 
-SCHEMA_VERSION = 1
-_VOXEL_MAP_BUDGET = 7_000_000  # characters; past it, class means are shown on the patch grid
+SCHEMA_VERSION = 2
+_VOXEL_MAP_BUDGET = 6_000_000  # characters; past it, class means are shown on the patch grid
+_CUTS = 12  # of a mosaic
 
-_COMPANIONS = {
-    "patch_weights": ("Patch weight", "how much each patch matters"),
-    "token_sum": ("Token sum", "what was seen there: the sum over features"),
-}
 _COLUMNS = {
     "run": "Run",
     "time_point": "Time point",
@@ -50,56 +56,84 @@ _COLUMNS = {
 }
 
 
-def scene_of(result: RunResult, figures: Sequence[dict[str, str]] = ()) -> dict[str, Any]:
+def scene_of(result: RunResult, pictures: Sequence[Picture] = ()) -> dict[str, Any]:
     """Return everything that the page needs as plain JSON types.
 
     Parameters
     ----------
     result
         What was explained.
-    figures
-        Pictures to show in the page: ``title`` and ``png`` (base64).
+    pictures
+        To show in the page.
     """
-    stamps: list[str] = []
-    layers = _layers(result, stamps)
     resolution = result.maps[0].volumes[0].resolution_mm if result.maps else (0.0, 0.0, 0.0)
+    methods = [_method(maps) for maps in result.maps]
     scene = {
         "schema_version": SCHEMA_VERSION,
         "generator": f"G3D-ViT {__version__}",
         "title": result.title,
         "question": f"What speaks for “{result.target}”?",
         "facts": _facts(result, resolution),
-        "sentences": [USES_NOT_DIFFERS, NOT_BOLD],
+        "honest": HONEST,
+        "recommendation": advice(result),
         "display": caption_of(result.display, result.maps),
         "notes": list(result.notes),
         "warnings": list(result.warnings),
         "run_checks": [_check(check) for check in result.checks],
-        "recommendation": list(result.recommendation.sentences) if result.recommendation else [],
-        "methods": [_method(maps) for maps in result.maps],
-        "class_names": list(result.model.class_names),
+        "methods": methods,
         "predictions": _predictions(result.predictions),
-        "figures": list(figures),
+        "confusion": _confusion(result),
+        "pictures": {
+            kind: [
+                {"title": p.title, "png": base64.b64encode(p.png).decode("ascii")}
+                for p in pictures
+                if p.kind == kind
+            ]
+            for kind in ("means", "methods")
+        },
+        "tables": [_table(table) for table in result.tables],
         "methods_text": methods_text(result),
+        "reporting": reporting_list(result),
+        "citations": citations(result),
+        "limits": LIMITS,
         "geometry": result.model.geometry,
         "provenance": to_json(result.provenance),
-        "viewer": {
-            "target": result.target,
-            "coordinates": "MNI" if has_template_space(result.space) else "scanner",
-            "resolution": millimetres(resolution),
-            "percentile": 90 if result.display.percentile is None else result.display.percentile,
-            "rectify": result.display.rectify,
-            "background": {
-                "title": result.background.title,
-                **encode_background(result.background.data, result.background.grid),
-            },
-            "methods": [_method(maps) for maps in result.maps],
-            "stamps": stamps,
-            "layers": layers,
-            "rows": _rows_for_viewer(result.predictions),
-        },
+        "viewer": _viewer(result, methods, resolution),
     }
     plain: dict[str, Any] = to_plain(scene)
     return plain
+
+
+def _viewer(
+    result: RunResult, methods: Sequence[dict[str, Any]], resolution: Sequence[float]
+) -> dict[str, Any]:
+    """Return what the scripts of the page need."""
+    stamps: list[str] = []
+    pictures = (result.background, *result.further_backgrounds)
+    return {
+        "title": result.title,
+        "file": "".join(c if c.isalnum() or c in "-_" else "-" for c in result.title)[:60],
+        "target": result.target,
+        "volume_target": result.volume_target,
+        "coordinates": "MNI" if has_template_space(result.space) else "scanner",
+        "resolution": millimetres(resolution),
+        "patches": patch_grid_of(result),
+        "percentile": 90 if result.display.percentile is None else result.display.percentile,
+        "rectify": result.display.rectify,
+        "backgrounds": [
+            {"title": picture.title, **encode_background(picture.data, picture.grid)}
+            for picture in pictures
+        ],
+        "cuts": cut_coords_of(result.background, count=_CUTS),
+        "methods": methods,
+        "class_names": list(result.model.class_names),
+        "layers": layers_of(result, stamps, _VOXEL_MAP_BUDGET),
+        "stamps": stamps,
+        "run_stamp": stamp_of(result.checks),
+        "rows": _rows_for_viewer(result.predictions),
+        "time_courses": time_courses(result),
+        "atlas": _atlas(result),
+    }
 
 
 def _facts(result: RunResult, resolution: Sequence[float]) -> list[dict[str, str]]:
@@ -113,8 +147,8 @@ def _facts(result: RunResult, resolution: Sequence[float]) -> list[dict[str, str
             f"{run.name} ({len(run.time_points)} of {run.n_time_points} volumes)"
             for run in result.inputs
         ),
-        "Volumes chosen": "; ".join(
-            dict.fromkeys(r.selection for r in result.inputs if r.selection)
+        "Volumes chosen": _first_of(
+            list(dict.fromkeys(r.selection for r in result.inputs if r.selection)), 1
         ),
         "Space": result.space or "not declared",
         "Model": model.name,
@@ -125,10 +159,16 @@ def _facts(result: RunResult, resolution: Sequence[float]) -> list[dict[str, str
         "Accuracy": model.accuracy,
         "Effective resolution": f"{millimetres(resolution)} (one patch)",
         "Preparation": " ".join(model.preparation),
-        "Trained on": ", ".join(model.trained_on),
+        "Trained on": _first_of(model.trained_on),
         "Weights (SHA-256)": model.sha256,
     }
     return [{"name": name, "value": value} for name, value in facts.items() if value]
+
+
+def _first_of(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names and how many follow: lists of forty hide what matters."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _method(maps: MapSet) -> dict[str, Any]:
@@ -148,6 +188,8 @@ def _method(maps: MapSet) -> dict[str, Any]:
         "recommended": maps.recommended,
         "verdict": worst(maps.summary),
         "checks": [_check(check) for check in maps.summary],
+        "shares": shares_of(maps),
+        "signed": maps.signed,
         "class_means": means,
     }
 
@@ -161,81 +203,39 @@ def _check(check: CheckLike) -> dict[str, Any]:
     }
 
 
-def _layers(result: RunResult, stamps: list[str]) -> list[dict[str, Any]]:
-    layers: list[dict[str, Any]] = []
-    budget = _VOXEL_MAP_BUDGET
-    for number, maps in enumerate(result.maps):
-        shared = colour_range(result, maps)
-        for mean in maps.class_means:
-            shown, on = _class_mean_map(result, maps, mean, budget)
-            layer = _layer(shown, number, maps, stamps)
-            budget -= len(layer["nifti"]) if on == "voxels" else 0
-            layer |= {
-                "kind": "class mean",
-                "group": mean.key.group if mean.key.which != "error" else None,
-                "on": on,
-                "title": f"Mean: {mean.title}",
-                "range": shared,
-                "frame_stamps": [_stamp_index(mean.checks, stamps)],
-            }
-            layers.append(layer)
-        first = 0
-        for run, volumes in zip(result.inputs, maps.volumes, strict=True):
-            layer = _layer(volumes, number, maps, stamps)
-            count = volumes.n_volumes
-            own = maps.checks[first : first + count] or [()] * count
-            layer |= {
-                "kind": "volumes",
-                "group": None,
-                "on": "patches",
-                "title": f"Every volume: {run.name} ({count})",
-                "range": float(np.abs(volumes.data).max(initial=0.0)),
-                "first_row": first,
-                "frame_stamps": [_stamp_index(checks, stamps) for checks in own],
-            }
-            layers.append(layer)
-            first += count
-    return layers
+def _atlas(result: RunResult) -> dict[str, Any] | None:
+    """Return region names for the crosshair; None where no atlas was given."""
+    regions = result.parcellation
+    if regions is None:
+        return None
+    names = {str(index): name for index, name in regions.names.items()}
+    return {"title": regions.name, "names": names, **encode_labels(regions.labels, regions.grid)}
 
 
-def _class_mean_map(
-    result: RunResult, maps: MapSet, mean: ClassMean, budget: int
-) -> tuple[RelevanceMap, str]:
-    """Return the voxel map where it says more than the patch map, and there is room for it."""
-    if maps.fine and budget > 0:
-        return replace(mean.voxel, data=shown_mean(maps, mean, result.display)), "voxels"
-    resampled = mean.patch.to_grid(mean.voxel.grid).data
-    tolerance = 1e-3 * float(np.abs(resampled).max(initial=0.0))
-    if budget <= 0 or np.allclose(resampled, mean.voxel.data, atol=tolerance):
-        return mean.patch, "patches"
-    return mean.voxel, "voxels"
-
-
-def _layer(shown: RelevanceMap, number: int, maps: MapSet, stamps: list[str]) -> dict[str, Any]:
-    companions = [
-        {
-            "title": _COMPANIONS.get(name, (name, ""))[0],
-            "sentence": _COMPANIONS.get(name, ("", name))[1],
-            **encode_relevance(values, shown.grid),
-        }
-        for name, values in shown.companions.items()
-    ]
+def _table(table: ResultTable) -> dict[str, Any]:
+    """Return a table as text, cell by cell."""
+    rows = [[_cell(value) for value in row] for row in table.frame.itertuples(index=False)]
+    means = table.columns or {}
     return {
-        "method": number,
-        "signed": maps.signed,
-        **encode_relevance(shown.data, shown.grid),
-        "companions": companions,
+        "name": table.name,
+        "title": table.title,
+        "section": table.section,
+        "note": table.note,
+        "columns": [{"name": str(c), "means": means.get(str(c), "")} for c in table.frame.columns],
+        "rows": rows,
     }
 
 
-def _stamp_index(checks: Sequence[CheckLike], stamps: list[str]) -> int:
-    """Return the place of a stamp in the list, -1 for none; most volumes share their words."""
-    stamp = stamp_of(checks)
-    if stamp is None:
-        return -1
-    if stamp not in stamps:
-        stamps.append(stamp)
-    return stamps.index(stamp)
+def _confusion(result: RunResult) -> dict[str, Any] | None:
+    """Return counts of labels against predictions; None where volumes have no labels."""
+    table = result.predictions
+    if not {"label", "predicted"} <= set(table.columns) or not table["label"].notna().any():
+        return None
+    labelled = table[table["label"].notna()]
+    names = list(result.model.class_names)
+    counts = pd.crosstab(labelled["label"], labelled["predicted"])
+    filled = counts.reindex(index=names, columns=names, fill_value=0)
+    return {"classes": names, "counts": filled.to_numpy().tolist()}
 
 
 def _predictions(table: pd.DataFrame) -> dict[str, Any]:

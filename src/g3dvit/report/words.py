@@ -5,6 +5,7 @@ What a map shows and what it does not, what each method computes, and a methods 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from g3dvit import __version__
@@ -105,6 +106,16 @@ def millimetres(edges: Sequence[float]) -> str:
     '18 × 18 × 13.5 mm'
     """
     return " × ".join(f"{edge:.4g}" for edge in edges) + " mm"
+
+
+def wrapped(text: str, width: int) -> str:
+    """Return text for a figure in lines of at most `width` characters."""
+    return "\n".join(textwrap.wrap(plain_text(text), width, break_long_words=True))
+
+
+def plain_text(text: str) -> str:
+    """Return text that matplotlib does not read as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def has_template_space(space: str | None) -> bool:

@@ -21,7 +21,7 @@ from g3dvit.explain import Explainer
 from g3dvit.maps import RelevanceMap
 from g3dvit.recommend import mark, recommend
 from g3dvit.run.accuracy import accuracy_check
-from g3dvit.run.background import background_of
+from g3dvit.run.background import backgrounds_of
 from g3dvit.run.checks import brain_of
 from g3dvit.run.collect import Collector
 from g3dvit.run.inputs import RunSource, open_runs
@@ -132,6 +132,7 @@ def explain_run(
     )
     maps = collector.map_sets(common_metadata(description, preparation, job.score))
     advice = recommend(maps, (accuracy,))
+    background, *others = backgrounds_of(runs[0].series, preparation.space)
     return RunResult(
         title=title or title_of(runs),
         model=model_summary(description, preparation, explainer, accuracy, class_names),
@@ -141,7 +142,8 @@ def explain_run(
         score=job.score.replace("_", "-"),
         predictions=predictions,
         maps=mark(maps, advice),
-        background=background_of(runs[0].series, preparation.space),
+        background=background,
+        further_backgrounds=tuple(others),
         prepared_grid=grid,
         space=preparation.space or runs[0].series.space,
         checks=(accuracy,),

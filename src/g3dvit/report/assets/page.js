@@ -1,91 +1,78 @@
-// The page: reads the scene, drives NiiVue, keeps the controls and the read-out in step.
-// Arithmetic lives in viewmath.js; words and tables are already in the HTML.
+// The page: reads the scene, keeps viewer, chart, controls and read-out in step.
+// Arithmetic lives in viewmath.js and chartmath.js; words and tables are already in the HTML.
 (function () {
   "use strict";
 
+  const began = performance.now();
   const scene = JSON.parse(document.getElementById("scene").textContent);
   const $ = (id) => document.getElementById(id);
-
-  // Stops from weak to strong, for evidence for and against; dark viewer, colour-blind safe.
-  const COLOURS = {
-    "Red and blue": {
-      positive: [[0, [110, 16, 24]], [0.5, [228, 66, 48]], [1, [255, 205, 160]]],
-      negative: [[0, [18, 42, 128]], [0.5, [52, 126, 232]], [1, [176, 222, 255]]],
-    },
-    "Hot and cold": {
-      positive: [[0, [128, 0, 0]], [0.5, [255, 96, 0]], [1, [255, 236, 96]]],
-      negative: [[0, [0, 32, 128]], [0.5, [0, 136, 255]], [1, [150, 255, 255]]],
-    },
-    "Orange and violet": {
-      positive: [[0, [120, 60, 0]], [0.5, [230, 130, 20]], [1, [255, 224, 170]]],
-      negative: [[0, [60, 20, 110]], [0.5, [130, 90, 210]], [1, [216, 200, 255]]],
-    },
-    "Viridis (size)": {
-      positive: [[0, [68, 1, 84]], [0.25, [59, 82, 139]], [0.5, [33, 145, 140]],
-        [0.75, [94, 201, 98]], [1, [253, 231, 37]]],
-      negative: null,
-    },
-  };
+  const { COLOURS } = viewer;
 
   const state = {
     layer: 0, frame: 0, threshold: 0, opacity: 0.85, colours: "Red and blue", below: "fade",
     sign: scene.rectify ? "positive" : "both", radiological: false, view: "all", blocks: false,
+    course: 0,
   };
-  const decoded = new Map(); // of layers and their halves: {steps}
+  const decoded = new Map(); // of layers, their parts and the atlas: {steps}
   const images = new Map(); // what NiiVue shows of a layer, one frame
-  let nv = null;
-  let overlay = null;
+  const OWN_COLOURS = { signed: "Red and blue", positive: "Inferno (values of one sign)" };
+  let stage = null; // the viewer; null without WebGL
+  let plot = null;
   let timer = null;
   let pending = false;
   let wanted = 0;
-  let halves = []; // of the layer: {part, figure, title}
+  let shown = null; // the layer on the canvas
+  let parts = []; // of the layer: {part, figure, title}
+  let place = [0, 0, 0];
 
-  start().catch((error) => {
-    $("trouble").hidden = false;
-    $("trouble").textContent =
-      "The 3D viewer could not start (" + error.message + "). It needs WebGL 2. The figures and " +
-      "tables below do not need it, and the maps are NIfTI files for any viewer.";
-    document.documentElement.dataset.ready = "failed";
-  });
+  start();
 
   async function start() {
-    if (!document.createElement("canvas").getContext("webgl2")) throw new Error("no WebGL 2");
-    nv = new niivue.Niivue({
-      backColor: [0, 0, 0, 1],
-      crosshairColor: [0.95, 0.85, 0.3, 1],
-      crosshairWidth: 0.7,
-      isColorbar: false,
-      show3Dcrosshair: true,
-      isRadiologicalConvention: false,
-      multiplanarShowRender: niivue.SHOW_RENDER.ALWAYS,
-      dragAndDropEnabled: false,
-      loadingText: "",
-      showAllOrientationMarkers: true,
-      fontColor: [1, 1, 1, 1],
-      multiplanarLayout: niivue.MULTIPLANAR_TYPE.GRID,
-      multiplanarPadPixels: 4,
-    });
-    await nv.attachToCanvas($("gl"));
-    for (const [name, pair] of Object.entries(COLOURS)) {
-      nv.addColormap("g3d+" + name, niivueColours(pair.positive));
-      nv.addColormap("g3d-" + name, niivueColours(pair.negative || pair.positive));
-    }
-    nv.addColormap("g3d none", { R: [0, 0], G: [0, 0], B: [0, 0], A: [0, 0], I: [0, 255] });
-    nv.onLocationChange = (place) => moved(place.mm);
-    nv.addVolume(
-      await niivue.NVImage.loadFromBase64({
-        base64: scene.background.nifti, name: "background.nii.gz", colormap: "gray",
-        cal_min: 0, cal_max: 255,
-      })
-    );
+    tables.start();
     fillControls();
-    listen();
-    await showLayer(firstLayer(), 0);
-    setView();
-    nv.setRenderAzimuthElevation(20, 30);
-    goToPeak();
-    window.g3dvit = { nv, state, goTo, showLayer, scene };
-    document.documentElement.dataset.ready = "yes";
+    let ready = "yes";
+    try {
+      stage = await viewer.create($("gl"), $("marks"), scene, moved);
+      await stage.setBackground(0);
+    } catch (error) {
+      ready = "failed";
+      stage = null;
+      withoutViewer(error);
+    }
+    try {
+      if (scene.time_courses.length) {
+        chart.legend($("legend"), scene.class_names);
+        plot = chart.create($("chart"), scene.time_courses, scene.class_names,
+          (course, n) => showRow(scene.time_courses[course].first_row + n, false));
+      }
+      listen();
+      if (scene.layers.length) {
+        await showLayer(firstLayer(), 0);
+        goToPeak();
+      }
+      if (stage) {
+        stage.setView(state.view);
+        stage.nv.setRenderAzimuthElevation(20, 30);
+      }
+    } catch (error) {
+      ready = "failed";
+      withoutViewer(error);
+      console.error(error);
+    }
+    window.g3dvit = { nv: stage && stage.nv, stage, state, goTo, showLayer, scene };
+    document.documentElement.dataset.scriptMs = String(Math.round(performance.now() - began));
+    document.documentElement.dataset.ready = ready;
+  }
+
+  // Say what is missing and put a picture in its place.
+  function withoutViewer(error) {
+    $("trouble").hidden = false;
+    $("trouble-words").textContent =
+      "The 3D viewer could not start (" + error.message + "). It needs WebGL 2. The pictures and " +
+      "tables of this page do not need it, and the maps are NIfTI files for any viewer.";
+    const picture = document.querySelector(".pictures img");
+    if (picture && !$("trouble").querySelector("img")) $("trouble").append(picture.cloneNode());
+    $("screen").classList.add("still");
   }
 
   // The first map without a stamp, of the target's own class if there is one; methods come in
@@ -98,29 +85,45 @@
 
   function fillControls() {
     scene.methods.forEach((method, n) => $("method").add(new Option(method.title, n)));
+    scene.backgrounds.forEach((picture, n) => $("background").add(new Option(picture.title, n)));
     Object.keys(COLOURS).forEach((name) => $("colours").add(new Option(name, name)));
+    scene.time_courses.forEach((course, n) => $("course").add(new Option(course.name, n)));
+    $("course-choice").hidden = scene.time_courses.length < 2;
     $("percentile").value = scene.percentile;
     $("sign").value = state.sign;
   }
 
   function listen() {
     $("method").onchange = () => {
-      const group = scene.layers[state.layer].title;
+      const before = scene.layers[state.layer];
       const method = Number($("method").value);
+      const like = (l) => l.method === method && l.kind === before.kind;
+      const same = scene.layers.findIndex((l) => like(l) && l.title === before.title);
       const own = scene.layers.findIndex((l) => l.method === method);
-      const same = scene.layers.findIndex((l) => l.method === method && l.title === group);
       showLayer(same >= 0 ? same : own, state.frame);
     };
     $("layer").onchange = () => showLayer(Number($("layer").value), 0);
-    $("view").onchange = () => { state.view = $("view").value; setView(); };
+    $("background").onchange = async () => {
+      if (stage) await stage.setBackground(Number($("background").value));
+    };
+    $("view").onchange = () => {
+      state.view = $("view").value;
+      $("clip-choice").hidden = !["all", "render"].includes(state.view);
+      if (stage) stage.setView(state.view);
+    };
     $("side").onclick = () => {
       state.radiological = !state.radiological;
-      nv.setRadiologicalConvention(state.radiological);
+      if (stage) stage.setSide(state.radiological);
       $("side").setAttribute("aria-pressed", String(state.radiological));
       $("side").textContent = state.radiological
         ? "Radiological: left is on the right" : "Neurological: left is left";
-      drawHalves();
+      drawParts();
     };
+    $("clip").onchange = $("depth").oninput = () => {
+      $("depth").disabled = $("clip").value === "none";
+      if (stage) stage.setClip($("clip").value, Number($("depth").value) / 100);
+    };
+    $("outline").onchange = () => { if (stage) stage.setOutline($("outline").value); };
     $("threshold").oninput = () => {
       const layer = scene.layers[state.layer];
       state.threshold = (Number($("threshold").value) / 127) * layer.range;
@@ -139,23 +142,18 @@
     };
     $("frame").oninput = () => showFrame(Number($("frame").value));
     $("play").onclick = () => (timer ? stop() : play());
+    $("course").onchange = () => showRow(scene.time_courses[Number($("course").value)].first_row, false);
     for (const axis of ["x", "y", "z"]) {
       $(axis).onchange = () => goTo(["x", "y", "z"].map((a) => Number($(a).value)));
     }
     $("peak").onclick = goToPeak;
+    $("save-picture").onclick = savePicture;
+    $("save-map").onclick = saveMap;
     $("gl").addEventListener("keydown", keyed, true);
     $("predictions").addEventListener("click", (event) => {
       const button = event.target.closest("button[data-row]");
-      if (button) showRow(Number(button.dataset.row));
+      if (button) showRow(Number(button.dataset.row), true);
     });
-  }
-
-  function niivueColours(stops) {
-    const channel = (c) => [stops[0][1][c], ...stops.map((stop) => stop[1][c])];
-    return { // the entry for exactly zero is transparent
-      R: channel(0), G: channel(1), B: channel(2), A: [0, ...stops.map(() => 255)],
-      I: [0, ...stops.map((stop) => Math.max(1, Math.round(stop[0] * 255)))],
-    };
   }
 
   // ---- layers and volumes
@@ -164,13 +162,19 @@
     stop();
     const layer = scene.layers[number];
     const mine = ++wanted;
-    for (const part of [layer, ...layer.companions]) await decode(part);
-    const image = await imageFor(layer);
+    for (const part of [layer, ...partsOf(layer)]) await decode(part);
+    const series = scene.layers.find((l) => isSeries(l, layer.method, state.course));
+    if (series) await decode(series);
+    const image = stage ? await imageFor(layer) : null;
     if (mine !== wanted) return; // another map was chosen meanwhile
     state.layer = number;
-    if (overlay) nv.removeVolume(overlay);
-    overlay = image;
-    nv.addVolume(overlay);
+    if (!shown || shown.signed !== layer.signed) { // two ends for values of one sign mislead
+      state.colours = layer.signed ? OWN_COLOURS.signed : OWN_COLOURS.positive;
+      $("colours").value = state.colours;
+    }
+    shown = layer;
+    if (layer.kind === "volumes") state.course = courseOf(layer.first_row);
+    if (stage) stage.setMap(image);
     $("method").value = String(layer.method);
     $("layer").replaceChildren(
       ...scene.layers
@@ -182,36 +186,50 @@
     const single = layer.kind !== "volumes";
     $("frame").disabled = $("play").disabled = single;
     $("frame").max = layer.frames - 1;
-    $("time").classList.toggle("idle", single);
     aboutMethod(layer);
-    buildHalves(layer);
+    buildParts(layer);
     showFrame(Math.min(frame, layer.frames - 1));
   }
+
+  const isSeries = (l, method, course) =>
+    l.kind === "volumes" && l.method === method &&
+    scene.time_courses[course] && l.first_row === scene.time_courses[course].first_row;
+
+  const courseOf = (row) => Math.max(0, scene.time_courses.findIndex(
+    (c) => row >= c.first_row && row < c.first_row + c.n));
+
+  const partsOf = (layer) => (layer.parts ? layer.parts.items.filter((p) => p.nifti) : []);
 
   function showFrame(frame) {
     const layer = scene.layers[state.layer];
     state.frame = layer.kind === "volumes" ? frame : 0;
-    const factor = refinement(layer);
-    overlay.img.set(factor > 1 ? viewmath.refine(steps(), layer.shape, factor) : steps());
+    if (stage) {
+      const factor = refinement(layer);
+      images.get(keyOf(layer)).img.set(
+        factor > 1 ? viewmath.refine(steps(), layer.shape, factor) : steps());
+    }
     $("frame").value = state.frame;
     thresholdFromPercentile();
     const stamp = layer.frame_stamps[Math.min(state.frame, layer.frame_stamps.length - 1)];
-    $("stamp").hidden = !(stamp >= 0);
-    $("stamp-reason").textContent =
-      stamp >= 0 ? scene.stamps[stamp].replace(/^CHECK FAILED: /, "") : "";
+    const reasons = [scene.run_stamp, scene.stamps[stamp]].filter(Boolean)
+      .map((words) => words.replace(/^CHECK FAILED: /, ""));
+    $("stamp").hidden = reasons.length === 0;
+    $("stamp-reason").textContent = reasons.join(" | ");
     const row = layer.kind === "volumes" ? layer.first_row + state.frame : -1;
     $("frame-text").textContent =
       row < 0
-        ? "A mean has no time. Choose “Every volume” above to step through the run."
+        ? "A mean has no time. Click into the time course below to step through the run."
         : "Volume " + (state.frame + 1) + " of " + layer.frames + " · " + scene.rows[row];
+    $("frame").setAttribute("aria-valuetext", $("frame-text").textContent);
     document.querySelectorAll("#predictions tr.shown").forEach((tr) => tr.classList.remove("shown"));
     const button = document.querySelector('#predictions button[data-row="' + row + '"]');
     if (button) button.closest("tr").classList.add("shown");
+    $("course").value = String(state.course);
     paint();
-    moved(nv.frac2mm(nv.scene.crosshairPos));
+    moved(place);
   }
 
-  function showRow(row) {
+  async function showRow(row, scroll) {
     const method = scene.layers[state.layer].method;
     const number = scene.layers.findIndex(
       (l) =>
@@ -221,8 +239,8 @@
     if (number < 0) return;
     const frame = row - scene.layers[number].first_row;
     if (number === state.layer) showFrame(frame);
-    else showLayer(number, frame);
-    $("viewer").scrollIntoView({ block: "start" });
+    else await showLayer(number, frame);
+    if (scroll) $("viewer").scrollIntoView({ block: "start" });
   }
 
   function play() {
@@ -242,8 +260,8 @@
 
   function thresholdFromPercentile() {
     const layer = scene.layers[state.layer];
-    const wanted = Math.min(100, Math.max(0, Number($("percentile").value) || 0));
-    state.threshold = wanted === 0 ? 0 : viewmath.thresholdAt(steps(), wanted, layer.slope);
+    const percent = Math.min(100, Math.max(0, Number($("percentile").value) || 0));
+    state.threshold = percent === 0 ? 0 : viewmath.thresholdAt(steps(), percent, layer.slope);
     $("threshold").value = Math.round((127 * state.threshold) / (layer.range || 1));
   }
 
@@ -260,25 +278,18 @@
     const layer = scene.layers[state.layer];
     const top = layer.range > 0 ? layer.range : 1;
     const low = Math.min(state.threshold > 0 ? state.threshold * 0.999 : 1e-4 * top, top * 0.999);
-    const pair = COLOURS[state.colours];
-    overlay.colormap = state.sign === "negative" ? "g3d none" : "g3d+" + state.colours;
-    overlay.colormapNegative =
-      state.sign === "positive" || !layer.signed ? "" : "g3d-" + state.colours;
-    // NiiVue's shader takes ranges below 1e-5 for empty, so it works in steps, not in units
-    overlay.cal_min = low / layer.slope;
-    overlay.cal_max = top / layer.slope;
-    overlay.cal_minNeg = -low / layer.slope;
-    overlay.cal_maxNeg = -top / layer.slope;
-    // colours start at zero, so that a colour means the same at every threshold; of NiiVue's
-    // two such types 1 fades values below the threshold, 2 hides them
-    overlay.colormapType = state.below === "fade" ? 1 : 2;
-    overlay.opacity = state.opacity;
-    nv.updateGLVolume();
-    paintBar(pair, layer, top);
-    $("threshold-text").textContent =
-      viewmath.unsigned(state.threshold) + " " + scene.methods[layer.method].units;
-    drawHalves();
+    if (stage) {
+      stage.paint({
+        low: low / layer.slope, top: top / layer.slope, signed: layer.signed, sign: state.sign,
+        colours: state.colours, fade: state.below === "fade", opacity: state.opacity,
+      });
+    }
+    paintBar(COLOURS[state.colours], layer, top);
+    $("threshold-text").textContent = viewmath.unsigned(state.threshold) + " " + unitsOf(layer);
+    drawParts();
   }
+
+  const unitsOf = (layer) => scene.methods[layer.method].units;
 
   function paintBar(pair, layer, top) {
     const css = (stops, from, to) =>
@@ -286,39 +297,28 @@
     const both = layer.signed && state.sign !== "positive";
     const zero = both ? (state.sign === "negative" ? 100 : 50) : 0;
     const negative = (pair.negative || pair.positive).slice().reverse().map(([at, c]) => [1 - at, c]);
-    const parts = [];
-    if (zero > 0) parts.push(...css(negative, 0, zero));
-    if (zero < 100) parts.push(...css(pair.positive, zero, 100));
-    $("bar-colours").style.background = "linear-gradient(to right, " + parts.join(", ") + ")";
+    const colours = [];
+    if (zero > 0) colours.push(...css(negative, 0, zero));
+    if (zero < 100) colours.push(...css(pair.positive, zero, 100));
+    $("bar-colours").style.background = "linear-gradient(to right, " + colours.join(", ") + ")";
     const share = Math.min(1, state.threshold / top);
     const left = zero - share * zero;
     $("bar-hidden").style.left = left + "%";
     $("bar-hidden").style.width = zero + share * (100 - zero) - left + "%";
     $("bar-low").textContent = zero > 0 ? viewmath.signed(-top, 2) + " against" : "0";
     $("bar-high").textContent = zero < 100 ? viewmath.signed(top, 2) + " for" : "0";
-    $("bar-units").textContent =
-      "“" + scene.target + "” (" + scene.methods[layer.method].units + ")";
+    $("bar-units").textContent = barUnits(layer);
   }
 
-  function setView() {
-    const types = { all: 3, slices: 3, axial: 0, render: 4 };
-    nv.opts.multiplanarShowRender =
-      state.view === "all" ? niivue.SHOW_RENDER.ALWAYS : niivue.SHOW_RENDER.NEVER;
-    if (state.view === "axial") {
-      const cuts = [-40, -24, -8, 8, 24, 40, 56, 70];
-      nv.setSliceMosaicString("A " + cuts.slice(0, 4).join(" ") + " ; A " + cuts.slice(4).join(" "));
-    } else {
-      nv.setSliceMosaicString("");
-      nv.setSliceType(types[state.view]);
-    }
-    nv.drawScene();
+  function barUnits(layer) {
+    const of = layer.kind === "volumes" ? scene.volume_target : scene.target;
+    return "“" + of + "” (" + unitsOf(layer) + (layer.what ? ", " + layer.what : "") + ")";
   }
 
   // ---- places
 
   function goTo(mm) {
-    nv.scene.crosshairPos = nv.mm2frac(mm);
-    nv.drawScene();
+    if (stage) stage.goTo(mm);
     moved(mm);
   }
 
@@ -334,38 +334,84 @@
     if (!step) return;
     event.preventDefault();
     event.stopPropagation();
-    const mm = nv.frac2mm(nv.scene.crosshairPos);
     const flip = state.radiological ? -1 : 1;
-    goTo([mm[0] + flip * step[0], mm[1] + step[1], mm[2] + step[2]]);
+    goTo([place[0] + flip * step[0], place[1] + step[1], place[2] + step[2]]);
   }
 
-  let place = [0, 0, 0];
   function moved(mm) {
     place = [mm[0], mm[1], mm[2]];
     const layer = scene.layers[state.layer];
-    const round = (v) => (Math.round(v) < 0 ? "−" : "") + Math.abs(Math.round(v));
-    const voxel = viewmath.voxelAt(layer.affine, layer.shape, place);
-    const value = voxel ? steps()[viewmath.indexOf(layer.shape, voxel)] * layer.slope : null;
-    $("readout").textContent =
-      scene.coordinates + "  x " + round(place[0]) + "  y " + round(place[1]) + "  z " +
-      round(place[2]) + " mm   ·   " +
-      (value === null ? "outside the map"
-        : viewmath.signed(value) + " " + scene.methods[layer.method].units) +
-      "   ·   " + (layer.on === "patches" ? "patch of " : "effective resolution ") + scene.resolution;
+    if (!layer || !decoded.has(layer)) return;
+    $("readout").textContent = readout(layer);
+    if (scene.atlas) nameRegion();
     ["x", "y", "z"].forEach((axis, n) => {
       if (document.activeElement !== $(axis)) $(axis).value = Math.round(place[n]);
     });
-    drawHalves();
+    if (stage && scene.patches) {
+      stage.setPatch(place, viewmath.voxelAt(scene.patches.affine, scene.patches.shape, place));
+    }
+    drawParts();
+    drawChart();
   }
 
-  // ---- what the chosen method is, and the halves of token Grad-CAM
+  function readout(layer) {
+    const round = (v) => (Math.round(v) < 0 ? "−" : "") + Math.abs(Math.round(v));
+    const voxel = viewmath.voxelAt(layer.affine, layer.shape, place);
+    const value = voxel ? steps()[viewmath.indexOf(layer.shape, voxel)] * layer.slope : null;
+    return scene.coordinates + "  x " + round(place[0]) + "  y " + round(place[1]) + "  z " +
+      round(place[2]) + " mm   ·   " +
+      (value === null ? "outside the map" : viewmath.signed(value) + " " + unitsOf(layer)) +
+      "   ·   " + (layer.on === "patches" ? "patch of " : "effective resolution ") + scene.resolution;
+  }
+
+  // The region under the crosshair, from the atlas that came with the page.
+  async function nameRegion() {
+    const at = place;
+    const { labels } = await decodeAtlas();
+    if (at !== place) return;
+    const voxel = viewmath.voxelAt(scene.atlas.affine, scene.atlas.shape, at);
+    const index = voxel ? labels[viewmath.indexOf(scene.atlas.shape, voxel)] : 0;
+    $("region").textContent = index
+      ? (scene.atlas.names[index] || "region " + index) + " (" + scene.atlas.title + ")"
+      : "no region here (" + scene.atlas.title + ")";
+  }
+
+  function drawChart() {
+    if (!plot) return;
+    const layer = scene.layers[state.layer];
+    const series = scene.layers.find((l) => isSeries(l, layer.method, state.course));
+    let values = null;
+    let title = "";
+    if (series && decoded.has(series)) {
+      const voxel = viewmath.voxelAt(series.affine, series.shape, place);
+      if (voxel) {
+        const at = viewmath.indexOf(series.shape, voxel);
+        const { steps: all } = decoded.get(series);
+        const size = series.shape[0] * series.shape[1] * series.shape[2];
+        values = Array.from({ length: series.frames }, (_, n) => all[n * size + at] * series.slope);
+      }
+      title = scene.methods[series.method].title + (series.what ? ", " + series.what : "") +
+        ", patch at the crosshair (" + unitsOf(series) + " of “" + scene.volume_target + "”)";
+    }
+    plot.show(state.course, layer.kind === "volumes" ? state.frame : -1, values, title);
+  }
+
+  // ---- what the chosen method is, and what its map is made of
 
   function aboutMethod(layer) {
-    $("about-title").textContent = scene.methods[layer.method].title;
-    $("about-sentence").textContent = scene.methods[layer.method].sentence;
+    const method = scene.methods[layer.method];
+    $("about-title").textContent = method.title;
+    $("about-sentence").textContent = method.sentence;
+    $("about-shares").replaceChildren(...method.shares.map((share) => {
+      const line = document.createElement("p");
+      const name = document.createElement("b");
+      name.textContent = share.name;
+      line.append(name, ": " + share.sentence);
+      return line;
+    }));
     const list = document.createElement("ul");
     list.className = "checks";
-    for (const check of scene.methods[layer.method].checks) {
+    for (const check of method.checks) {
       const item = document.createElement("li");
       const badge = document.createElement("span");
       badge.className = "badge " + check.verdict;
@@ -376,42 +422,43 @@
     $("about-checks").replaceChildren(list);
   }
 
-  function buildHalves(layer) {
-    $("halves").hidden = layer.companions.length === 0;
-    const parts = layer.companions.length ? [layer, ...layer.companions] : [];
-    halves = parts.map((part, n) => {
-      const title = n === 0 ? "Map" : part.title;
+  function buildParts(layer) {
+    $("halves").hidden = !layer.parts;
+    $("halves-title").textContent = layer.parts ? layer.parts.title : "";
+    $("halves-sentence").textContent = layer.parts ? layer.parts.sentence : "";
+    parts = (layer.parts ? layer.parts.items : []).map((item) => {
+      const part = item.nifti ? item : layer;
       const figure = document.createElement("figure");
       const canvas = document.createElement("canvas");
       canvas.width = canvas.height = 380;
       canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", title + ", patch plane through the crosshair");
+      canvas.setAttribute("aria-label", item.title + ", patch plane through the crosshair");
       const caption = document.createElement("figcaption");
       figure.append(canvas, caption);
+      const title = item.sentence ? item.title + " (" + item.sentence + ")" : item.title;
       return { part, figure, canvas, caption, title };
     });
-    const shown = [];
-    halves.forEach((half, n) => {
+    const row = [];
+    parts.forEach((part, n) => {
       if (n > 0) {
         const sign = document.createElement("span");
         sign.className = "sign";
-        sign.textContent = n === 1 ? "=" : "×";
-        shown.push(sign);
+        sign.textContent = layer.parts.signs[n - 1];
+        row.push(sign);
       }
-      shown.push(half.figure);
+      row.push(part.figure);
     });
-    $("halves-list").replaceChildren(...shown);
+    $("halves-list").replaceChildren(...row);
   }
 
-  function drawHalves() {
-    for (const { part, canvas, caption, title } of halves) {
+  function drawParts() {
+    for (const { part, canvas, caption, title } of parts) {
       const frame = Math.min(state.frame, part.frames - 1);
       const values = viewmath.frameOf(decoded.get(part).steps, part.shape, frame);
       const voxel = viewmath.voxelAt(part.affine, part.shape, place);
       drawPlane(canvas, values, part.shape, voxel);
       const value = voxel ? values[viewmath.indexOf(part.shape, voxel)] * part.slope : 0;
-      const what = part.sentence ? title + " (" + part.sentence + ")" : title;
-      caption.textContent = what + ": " + (voxel ? viewmath.signed(value) : "outside");
+      caption.textContent = title + ": " + (voxel ? viewmath.signed(value) : "outside");
     }
   }
 
@@ -444,6 +491,93 @@
     pen.fillText(state.radiological ? "L" : "R", canvas.width - 22, 6);
   }
 
+  // ---- downloads
+
+  function fileName(layer) {
+    const plain = (text) => text.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 60);
+    const volume = layer.kind === "volumes" ? "_volume-" + state.frame : "";
+    return plain(scene.file) + "_" + plain(scene.methods[layer.method].title) + "_" +
+      plain(layer.title) + volume;
+  }
+
+  const failedNow = () => !$("stamp").hidden;
+
+  // The canvas with scale, words and stamp: a picture must say what it is when it stands alone.
+  function savePicture() {
+    const layer = scene.layers[state.layer];
+    const shot = stage.snapshot();
+    const unit = Math.max(1, shot.width / 1000);
+    const picture = document.createElement("canvas");
+    picture.width = shot.width;
+    picture.height = shot.height + 118 * unit;
+    const pen = picture.getContext("2d");
+    pen.fillStyle = "#000";
+    pen.fillRect(0, 0, picture.width, picture.height);
+    pen.drawImage(shot, 0, 0);
+    pen.font = 14 * unit + "px system-ui, sans-serif";
+    pen.textBaseline = "middle";
+    const y = shot.height + 16 * unit;
+    drawBar(pen, layer, 16 * unit, y - 6 * unit, 260 * unit, 12 * unit);
+    pen.fillStyle = "#fff";
+    pen.fillText($("bar-low").textContent + "  to  " + $("bar-high").textContent + "  " +
+      $("bar-units").textContent, 290 * unit, y);
+    const lines = [
+      scene.methods[layer.method].title + " · " + layer.title +
+        (layer.kind === "volumes" ? " · volume " + (state.frame + 1) : ""),
+      $("readout").textContent.replace(/\s+/g, " ") + " · threshold " + $("threshold-text").textContent,
+      (state.radiological ? "Radiological: left is on the right" : "Neurological: left is left") +
+        " · evidence of this model, not BOLD · " + $("background").selectedOptions[0].textContent,
+    ];
+    lines.forEach((line, n) => pen.fillText(line, 16 * unit, y + (28 + 24 * n) * unit,
+      picture.width - 32 * unit));
+    if (failedNow()) stampPicture(pen, shot.width, shot.height, unit);
+    picture.toBlob((blob) => tables.save(fileName(layer) + ".png", blob));
+  }
+
+  function drawBar(pen, layer, x, y, width, height) {
+    const pair = COLOURS[state.colours];
+    const both = layer.signed && state.sign !== "positive";
+    const zero = both ? (state.sign === "negative" ? 1 : 0.5) : 0;
+    for (let n = 0; n < width; n++) {
+      const at = n / width;
+      const share = at < zero ? 1 - at / zero : (at - zero) / (1 - zero || 1);
+      const stops = at < zero ? pair.negative || pair.positive : pair.positive;
+      pen.fillStyle = "rgb(" + viewmath.colourAt(stops, share).join() + ")";
+      pen.fillRect(x + n, y, 1.5, height);
+    }
+  }
+
+  function stampPicture(pen, width, height, unit) {
+    pen.save();
+    pen.translate(width / 2, height / 2);
+    pen.rotate(-0.15);
+    pen.font = "bold " + 56 * unit + "px system-ui, sans-serif";
+    pen.textAlign = "center";
+    const half = pen.measureText("CHECK FAILED").width / 2 + 24 * unit;
+    pen.fillStyle = "rgba(0, 0, 0, 0.55)";
+    pen.fillRect(-half, -40 * unit, 2 * half, 80 * unit);
+    pen.strokeStyle = pen.fillStyle = "#ff6a5e";
+    pen.lineWidth = 5 * unit;
+    pen.strokeRect(-half, -40 * unit, 2 * half, 80 * unit);
+    pen.fillText("CHECK FAILED", 0, 0);
+    pen.restore();
+    pen.fillStyle = "#8f1a13";
+    pen.fillRect(0, height - 30 * unit, width, 30 * unit);
+    pen.fillStyle = "#fff";
+    pen.fillText($("stamp-reason").textContent, 16 * unit, height - 15 * unit, width - 32 * unit);
+  }
+
+  // The shown map in its units, as float32 NIfTI on its own grid.
+  function saveMap() {
+    const layer = scene.layers[state.layer];
+    const words = (failedNow() ? "CHECK FAILED; " : "") + "G3D-ViT " +
+      scene.methods[layer.method].title + (layer.what ? " " + layer.what : "") + ", 1/127 steps";
+    const bytes = viewmath.niftiOfValues(layer.shape, layer.affine, steps(), layer.slope, words);
+    tables.save(fileName(layer) + ".nii", new Blob([bytes], { type: "application/octet-stream" }));
+  }
+
+  // ---- values
+
   // NiiVue shows the nearest voxel of an overlay, so patches are refined here: their values
   // stand at the centres, linear in between.
   function refinement(layer) {
@@ -452,30 +586,37 @@
     return Math.min(8, Math.max(1, Math.round(edge / 3)));
   }
 
+  const keyOf = (layer) => scene.layers.indexOf(layer) + "/" + refinement(layer);
+
   async function imageFor(layer) {
-    const factor = refinement(layer);
-    const key = scene.layers.indexOf(layer) + "/" + factor;
-    if (!images.has(key)) {
-      const { shape, affine } = viewmath.refinedGrid(layer.shape, layer.affine, factor);
-      const bytes = viewmath.nifti(shape, affine);
-      const image = await niivue.NVImage.loadFromFile({
-        file: new File([bytes], "map.nii"), name: "map.nii", colormap: "gray",
-        cal_min: 1, cal_max: 127,
-      });
-      images.set(key, image);
+    if (!images.has(keyOf(layer))) {
+      const grid = viewmath.refinedGrid(layer.shape, layer.affine, refinement(layer));
+      images.set(keyOf(layer), await viewer.emptyImage(grid.shape, grid.affine));
     }
-    return images.get(key);
+    return images.get(keyOf(layer));
+  }
+
+  async function unpack(base64) {
+    const packed = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const bytes = await new Response(stream).arrayBuffer();
+    return { bytes, offset: new DataView(bytes).getFloat32(108, true) }; // NIfTI: vox_offset
   }
 
   async function decode(part) {
     if (!decoded.has(part)) {
-      const packed = Uint8Array.from(atob(part.nifti), (c) => c.charCodeAt(0));
-      const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-      const bytes = await new Response(stream).arrayBuffer();
-      const offset = new DataView(bytes).getFloat32(108, true); // NIfTI: vox_offset
+      const { bytes, offset } = await unpack(part.nifti);
       decoded.set(part, { steps: new Int8Array(bytes, offset) });
     }
     return decoded.get(part);
+  }
+
+  async function decodeAtlas() {
+    if (!decoded.has(scene.atlas)) {
+      const { bytes, offset } = await unpack(scene.atlas.nifti);
+      decoded.set(scene.atlas, { labels: new Int32Array(bytes, offset) });
+    }
+    return decoded.get(scene.atlas);
   }
 
   function steps() {

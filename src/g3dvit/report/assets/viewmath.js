@@ -145,12 +145,24 @@
 
   // An empty int8 NIfTI-1 file on a grid.
   function nifti(shape, affine) {
-    const bytes = new Uint8Array(352 + shape[0] * shape[1] * shape[2]);
+    return niftiFile(shape, affine, 256, 1, "");
+  }
+
+  // A float32 NIfTI-1 file of steps times slope; the description is cut to what the header holds.
+  function niftiOfValues(shape, affine, steps, slope, description) {
+    const bytes = niftiFile(shape, affine, 16, 4, description);
+    const values = new DataView(bytes.buffer);
+    steps.forEach((step, n) => values.setFloat32(352 + 4 * n, step * slope, true));
+    return bytes;
+  }
+
+  function niftiFile(shape, affine, type, size, description) {
+    const bytes = new Uint8Array(352 + size * shape[0] * shape[1] * shape[2]);
     const header = new DataView(bytes.buffer);
     header.setInt32(0, 348, true);
     [3, ...shape, 1, 1, 1, 1].forEach((n, at) => header.setInt16(40 + 2 * at, n, true));
-    header.setInt16(70, 256, true); // int8
-    header.setInt16(72, 8, true);
+    header.setInt16(70, type, true); // 256 int8, 16 float32
+    header.setInt16(72, 8 * size, true);
     header.setFloat32(76, 1, true);
     for (let axis = 0; axis < 3; axis++) {
       const edge = Math.hypot(affine[0][axis], affine[1][axis], affine[2][axis]);
@@ -160,6 +172,8 @@
     header.setFloat32(108, 352, true);
     header.setFloat32(112, 1, true);
     header.setUint8(123, 2); // mm
+    const words = description.replace(/[^\x20-\x7e]/g, "?").slice(0, 79);
+    for (let n = 0; n < words.length; n++) header.setUint8(148 + n, words.charCodeAt(n));
     header.setInt16(254, 1, true); // sform
     [0x6e, 0x2b, 0x31, 0].forEach((c, at) => header.setUint8(344 + at, c));
     return bytes;
@@ -195,6 +209,7 @@
   const viewmath = {
     thresholdAt, percentileAt, frameOf, voxelAt, worldAt, indexOf, peakOf, signed, unsigned,
     colourAt, refinedGrid, refine, nifti,
+    niftiOfValues,
   };
   if (typeof module !== "undefined" && module.exports) module.exports = viewmath;
   else root.viewmath = viewmath;

@@ -1,0 +1,83 @@
+"""Make a run's page again from its output folder, without the model (``g3dvit report``)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from g3dvit.errors import OutputError
+from g3dvit.grids import ImageGrid
+from g3dvit.nifti import read_nifti, write_together
+from g3dvit.report.page import render_page
+from g3dvit.report.pictures import in_page, page_pictures
+from g3dvit.report.scene import scene_of
+from g3dvit.run_result import RunResult
+from g3dvit.saved_runs import load_run
+from g3dvit.shown import Background, Display
+
+PAGE = "report.html"
+
+
+def remake_page(
+    folder: str | Path,
+    *,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    background: str | Path | None = None,
+    display: Display | None = None,
+) -> Path:
+    """Make the page of an output folder again, with what was added to its ``tables`` since.
+
+    Parameters
+    ----------
+    folder
+        What ``g3dvit explain -o`` wrote.
+    output
+        Where to write; the folder's own ``report.html`` if None, which is replaced as a whole.
+    overwrite
+        Replace `output` where it is another file that exists.
+    background
+        A 3D image in the space of the maps to put under them first.
+    display
+        Display options; those of the run if None.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    OutputError
+        If the folder is none of g3dvit's, or the page cannot be written.
+    ImageError
+        If the background cannot be read.
+    """
+    folder = Path(folder)
+    result = load_run(folder)
+    if background is not None:
+        result = _with_background(result, Path(background))
+    if display is not None:
+        result = replace(result, display=display)
+    target = folder / PAGE if output is None else Path(output)
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder; name the page, such as {target / PAGE}")
+    page = render_page(scene_of(result, in_page(list(page_pictures(result)))))
+    write_together(
+        {target: lambda part: part.write_text(page, encoding="utf-8")},
+        overwrite=overwrite or output is None,
+    )
+    return target
+
+
+def _with_background(result: RunResult, path: Path) -> RunResult:
+    image = read_nifti(path)
+    if image.ndim != 3:
+        raise OutputError(f"{path} has {image.ndim} axes; a background is one 3D image")
+    i, j, k = image.shape
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    own = Background(data, ImageGrid((i, j, k), image.affine), path.name)
+    others = (result.background, *result.further_backgrounds)
+    return replace(result, background=own, further_backgrounds=others)

@@ -1,0 +1,60 @@
+"""The pictures that stand in the page, and beside it as files: made once, used in both."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from g3dvit.report.figures import comparison_figure, means_figure
+from g3dvit.run_result import RunResult
+
+_MOST_IN_PAGE = 6
+_DPI = 110
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One PNG.
+
+    Parameters
+    ----------
+    kind
+        ``"means"`` or ``"methods"``: what is side by side.
+    number
+        Of the method or of the class mean, for the file's name.
+    title
+        What it shows; the page's alternative text.
+    png
+        The file's bytes.
+    """
+
+    kind: str
+    number: int
+    title: str
+    png: bytes
+
+
+def page_pictures(result: RunResult) -> Iterator[Picture]:
+    """Yield the class means of each method side by side, then the methods for each class mean."""
+    for number, maps in enumerate(result.maps):
+        if maps.class_means:
+            title = f"Class means of {maps.label} on one colour scale"
+            yield Picture("means", number, title, _png(means_figure(result, maps)))
+    means = result.maps[0].class_means if result.maps else ()
+    for number, mean in enumerate(means):
+        if mean.key.which != "error":
+            title = f"All methods, mean of {mean.title}"
+            yield Picture("methods", number, title, _png(comparison_figure(result, group=number)))
+
+
+def in_page(pictures: list[Picture]) -> list[Picture]:
+    """Return those that the page has room for, some of each kind."""
+    kinds = [[p for p in pictures if p.kind == kind] for kind in ("means", "methods")]
+    return [p for of_kind in kinds for p in of_kind[: _MOST_IN_PAGE // 2]]
+
+
+def _png(figure: object) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=_DPI)  # type: ignore[attr-defined]
+    return buffer.getvalue()
