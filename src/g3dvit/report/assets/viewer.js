@@ -187,7 +187,8 @@
         marks.width = canvas.width;
         marks.height = canvas.height;
       }
-      const pen = marks.getContext("2d");
+      // few lines, drawn often: faster, and read back reliably, without the graphics card
+      const pen = marks.getContext("2d", { willReadFrequently: true });
       pen.clearRect(0, 0, marks.width, marks.height);
       for (const tile of nv.screenSlices) {
         if (tile.axCorSag > 2 || tile.fovMM.length < 2) continue;
