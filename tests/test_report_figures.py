@@ -10,8 +10,8 @@ import pytest
 from fake_run import flat_background, small_run
 from g3dvit.grids import ImageGrid
 from g3dvit.report.display import shown_mean
+from g3dvit.report.drawing import framed
 from g3dvit.report.figures import (
-    _framed,
     _new_figure,
     _Shown,
     _slices,
@@ -199,8 +199,8 @@ def test_nothing_is_shown_beyond_a_volume_that_covers_a_part_of_the_background(a
 
     def drawn(values, cut):
         shown = _Shown(
-            image=_framed(values, part, grid),
-            opacity=_framed(np.ones_like(values), part, grid),
+            image=framed(values, part, grid),
+            opacity=framed(np.ones_like(values), part, grid),
             vmax=1.0,
             signed=True,
             truth=None,
