@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -10,8 +12,9 @@ from torch import nn
 from vit_pytorch.simple_vit_3d import SimpleViT
 from vit_pytorch.vit_3d import ViT
 
-from g3dvit.capture import frozen_gates, guest
+from g3dvit.capture import FrozenGates, frozen_gates, guest
 from g3dvit.capture.frozen_functions import per_volume
+from g3dvit.capture.gate_gamma import GammaGates
 from g3dvit.explain import Explainer
 from gallery import GALLERY, GRID, PATCH, SHAPE, Patches, TinyViT, seeded
 from test_methods import drifted, vit
@@ -252,11 +255,11 @@ def test_three_class_log_odds_add_up_with_the_entropy_as_a_constant():
 
 
 # -- every rule by itself ------------------------------------------------------------------
-def gated(function, *shapes):
+def gated(function, *shapes, mode=FrozenGates):
     """Return the score of a function of inputs and the sum of all shares."""
     torch.manual_seed(1)
     x = torch.randn(2, *shapes)
-    with frozen_gates(x, (99,)) as gates:
+    with mode(x, (99,)) as gates:
         y = function(gates.input)
     score = y.flatten(1).sum(1)
     leaves = [gates.leaf, gates.share, *(c.leaf for c in gates.constants)]
@@ -401,6 +404,12 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_each_rule_adds_up(name):
     score, shares = gated(FUNCTIONS[name], 4, 6)
+    torch.testing.assert_close(shares, score, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_rule_adds_up_with_the_gamma_rule(name):
+    score, shares = gated(FUNCTIONS[name], 4, 6, mode=partial(GammaGates, gamma=0.7))
     torch.testing.assert_close(shares, score, rtol=1e-4, atol=1e-4)
 
 

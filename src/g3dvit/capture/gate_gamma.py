@@ -103,15 +103,16 @@ class GammaLinear(Function):
         linear: Linear,
         gamma: float,
     ) -> Tensor:
-        z = out.clone() if bias is None else out + bias
-        ctx.save_for_backward(x, bias, weight, z)
+        # Copies: models write into what goes in and comes out.
+        ctx.save_for_backward(x.clone(), bias, weight, out)
         ctx.linear, ctx.gamma = linear, gamma
-        return z
+        return out.clone() if bias is None else out + bias
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, bias, weight, z = ctx.saved_tensors
+        x, bias, weight, out = ctx.saved_tensors
         linear, gamma = ctx.linear, ctx.gamma
+        z = out if bias is None else out + bias
         above, below = weight.clamp(min=0), weight.clamp(max=0)
         positive = linear(x.clamp(min=0), above) + linear(x.clamp(max=0), below)
         if bias is not None:
