@@ -86,6 +86,22 @@ def method_sentence(method: str) -> str:
     return _METHODS.get(method, (f"Relevance by the method {method}.", ""))[0]
 
 
+def shares_sentence(maps: MapSet) -> str:
+    """Return what is shown of frozen gates, with the shares that belong beside it; else nothing."""
+    values = {check.name: check.value for check in maps.summary}
+    if "position share" not in values:
+        return ""
+    position = f"{values['position share']:.0%}"
+    sentence = (
+        f"Shown is the content; beside it, the position code makes up {position} of the patches' "
+        "relevance, the same for every volume."
+    )
+    if "attention steering" in values:
+        steering = f"{values['attention steering']:.2f}"
+        sentence += f" Attention steering: {steering} of the score's sensitivity."
+    return sentence
+
+
 def stamp_of(checks: Sequence[CheckLike]) -> str | None:
     """Return the words to stamp across a map; None where no check failed."""
     failed = [f"{check.name}: {check.sentence}" for check in checks if check.verdict == "fail"]

@@ -23,8 +23,9 @@ from g3dvit.volumes import Volume
 #: Volumes that are read before they are explained; the explainer divides them further.
 _VOLUMES_AT_A_TIME = 8
 _FIRST_BATCH = 2
-#: Made on the first batch; whether maps differ between volumes is judged over the whole run.
-FIRST_CHECKS = tuple(name for name in CHECKS if name != "input_blind")
+#: Made on the first batch. Whether maps differ between volumes is judged over the whole run, and
+#: blindness to amplitude is the model's own: it is told once.
+FIRST_CHECKS = tuple(name for name in CHECKS if name not in ("input_blind", "amplitude"))
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int, str], None]
@@ -56,6 +57,7 @@ class Job:
             self.brain = description.to_input(brain[None].astype(np.float32))[0]
         self.score = ""
         self.done = 0
+        self.model_checks: tuple[Check, ...] = ()
 
     def run(self, runs: Sequence[OpenRun], options: Mapping[str, Any]) -> None:
         """Explain every chosen volume of every run.
@@ -105,6 +107,8 @@ class Job:
                 name: self.explainer.check(x, one, FIRST_CHECKS, brain=self.brain)
                 for name, one in results.items()
             }
+            rows = self.explainer.check(x, next(iter(results.values())), "amplitude")
+            self.model_checks = (max((row[0] for row in rows), key=lambda c: c.verdict == "warn"),)
         self.collector.add(volumes, results, labels, blocks, extra)
         return seconds
 

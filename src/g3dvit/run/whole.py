@@ -146,7 +146,7 @@ def explain_run(
         further_backgrounds=tuple(others),
         prepared_grid=grid,
         space=preparation.space or runs[0].series.space,
-        checks=(accuracy,),
+        checks=(accuracy, *job.model_checks),
         warnings=tuple(dict.fromkeys(sentences)),
         notes=tuple(notes),
         provenance=provenance_of(description, runs, started),
