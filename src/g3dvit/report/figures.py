@@ -35,6 +35,7 @@ from g3dvit.report.words import (
     has_template_space,
     millimetres,
     plain_text,
+    shares_sentence,
     shows,
     stamp_of,
     wrapped,
@@ -241,7 +242,7 @@ def _heading(figure: Figure, title: str, subtitle: str) -> None:
 
 def _foot(figure: Figure, result: RunResult, maps: Sequence[MapSet]) -> None:
     sentences = [NOT_BOLD, USES_NOT_DIFFERS, f"Background: {result.background.title}."]
-    sentences += [caption_of(result.display, maps), *result.notes]
+    sentences += [caption_of(result.display, maps), *map(shares_sentence, maps), *result.notes]
     if result.truth:
         sentences.append("Green outline: where the answer was planted.")
     text = wrapped(" ".join(s for s in sentences if s), 170)
