@@ -100,7 +100,8 @@ def page(loaded, path):
         loaded.open(path)
     first = loaded.run("window.first ??= g3dvit.state.layer")
     loaded.run(RESET.replace("DEFAULTS", json.dumps(DEFAULTS)).replace("FIRST", str(first)))
-    return loaded
+    yield loaded
+    assert loaded.errors == []
 
 
 def choose(page, control, value):
@@ -455,6 +456,7 @@ def test_mosaics_and_clip_plane_are_drawn(page):
         pictures.append(picture)
     whole = pictures[-1]
     choose(page, "clip", "left")
+    choose(page, "depth", "60")
     assert np.abs(canvas(page) - whole).max() > 60
     choose(page, "clip", "none")
 

@@ -10,11 +10,8 @@ import pytest
 from fake_run import flat_background, small_run
 from g3dvit.grids import ImageGrid
 from g3dvit.report.display import shown_mean
-from g3dvit.report.drawing import framed
+from g3dvit.report.drawing import Shown, draw_slices, framed, new_figure
 from g3dvit.report.figures import (
-    _new_figure,
-    _Shown,
-    _slices,
     class_mean_figure,
     colour_range,
     comparison_figure,
@@ -198,15 +195,15 @@ def test_nothing_is_shown_beyond_a_volume_that_covers_a_part_of_the_background(a
     part[:3, 3] = (30 if sign > 0 else 51, 30, 30)
 
     def drawn(values, cut):
-        shown = _Shown(
+        shown = Shown(
             image=framed(values, part, grid),
             opacity=framed(np.ones_like(values), part, grid),
             vmax=1.0,
             signed=True,
             truth=None,
         )
-        figure = _new_figure(3, 3)
-        _slices(figure, background, shown, axis, [cut], (0, 0, 1, 1))
+        figure = new_figure(3, 3)
+        draw_slices(figure, background, shown, axis, [cut], (0, 0, 1, 1))
         return picture_of(figure)
 
     values = np.ones((8, 8, 8), np.float32)

@@ -71,7 +71,9 @@ def encode_background(values: NDArray[np.float32], grid: ImageGrid) -> dict[str,
     thinned = affine @ np.diag([step, step, step, 1.0])
     image = nib.as_closest_canonical(nib.Nifti1Image(grey, thinned))
     image.header.set_xyzt_units("mm")
-    return {"nifti": _packed(image), "shape": [int(n) for n in image.shape[:3]]}
+    shape = [int(n) for n in image.shape[:3]]
+    size_mm = [n * float(edge) for n, edge in zip(shape, image.header.get_zooms(), strict=True)]
+    return {"nifti": _packed(image), "shape": shape, "size_mm": size_mm}
 
 
 def encode_labels(labels: NDArray[np.integer[Any]], grid: ImageGrid) -> dict[str, Any]:

@@ -68,7 +68,7 @@
     nv.addColormap("g3d none", { R: [0, 0], G: [0, 0], B: [0, 0], A: [0, 0], I: [0, 255] });
     nv.onLocationChange = (at) => onMove([at.mm[0], at.mm[1], at.mm[2]]);
     const backgrounds = new Map();
-    const state = { view: "all", outline: "patch", voxel: null, clip: "none", depth: 0.1 };
+    const state = { view: "all", outline: "patch", voxel: null, clip: "none" };
     let overlay = null;
     let place = [0, 0, 0];
 
@@ -140,8 +140,8 @@
     // As many columns as make the slices largest.
     function columnsFor(count, view) {
       const [u, v] = { axial: [0, 1], coronal: [0, 2], sagittal: [1, 2] }[view];
-      const { extentsMin: low, extentsMax: high } = nv.volumes[0];
-      const shape = (high[u] - low[u]) / (high[v] - low[v]);
+      const { size_mm: mm } = scene.backgrounds[0];
+      const shape = mm[u] / mm[v];
       let best = 1, size = 0;
       for (let columns = 1; columns <= count; columns++) {
         const rows = Math.ceil(count / columns);
@@ -156,8 +156,10 @@
       nv.drawScene();
     }
 
-    function setClip(from, depth) {
-      Object.assign(state, { clip: from, depth });
+    // `share`: how much of the head is cut away.
+    function setClip(from, share) {
+      const depth = 0.55 - 1.1 * share; // NiiVue counts from the centre, outwards positive
+      state.clip = from;
       const angles = CLIPS[from];
       nv.setClipPlane(angles ? [depth, ...angles] : [2, 0, 0]);
     }
