@@ -127,6 +127,40 @@ def test_agcam_equals_loops_over_dense_matrices(pool):
         )
 
 
+@pytest.mark.parametrize("pool", POOLINGS)
+@pytest.mark.parametrize("score", ["logit", "log_odds"])
+def test_legrad_equals_dense_matrices_of_models_that_end_early(pool, score):
+    changes, _ = POOLINGS[pool]
+    first = changes.get("before", 1)
+    expected = torch.zeros(2, 31)
+    for depth in (1, 2, 3):
+        model = explicit(pool=pool, **changes)
+        model.blocks = model.blocks[:depth]
+        z = model(X)
+        y = z[:, 2] if score == "logit" else z[:, 2] - z[:, :2].logsumexp(1)
+        y.sum().backward()
+        slope = model.blocks[-1].attention.kept.grad
+        for q in range(31):
+            for h in range(2):
+                expected += slope[:, h, q].clamp_min(0) / 62
+    fused = drifted(seeded(lambda: TinyViT(depth=3, pool=pool, **changes))())
+    for one in (fused, explicit(pool=pool, **changes)):
+        found = Explainer(one, (1, *SHAPE)).explain(X, "legrad", target=2, score=score)
+        torch.testing.assert_close(
+            found.relevance.flatten(1), expected[:, first : first + 30], rtol=1e-3, atol=1e-7
+        )
+
+
+def test_legrad_refuses_where_it_cannot_see_what_later_blocks_add():
+    class Stacked(Block):
+        def forward(self, x):
+            return self.mlp(self.norm2(torch.stack([x, self.attention(self.norm1(x))]).sum(0)))
+
+    model = drifted(seeded(lambda: TinyViT(block=Stacked))())
+    with pytest.raises(MethodError, match="what the later blocks of this model add"):
+        Explainer(model, (1, *SHAPE)).explain(X, "legrad")
+
+
 def test_agcam_needs_what_the_softmax_is_taken_of():
     model = explicit("matmul", torch.randn(31, 31))
     with pytest.raises(MethodError, match="only its attention weights are known"):

@@ -1,4 +1,4 @@
-"""Methods that read every attention: attention rollout, gradient rollout, AGCAM."""
+"""Methods that read every attention: rollouts, AGCAM, LeGrad."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from g3dvit import diagnose
 from g3dvit.capture import AttentionPass
 from g3dvit.errors import MethodError
 from g3dvit.explain_context import Context, host
-from g3dvit.methods import agcam, attention_rollout, gradient_rollout
+from g3dvit.methods import agcam, attention_rollout, gradient_rollout, legrad
+from g3dvit.targets import score_batch
 
 
 def explain_attention(batch: Context) -> None:
@@ -28,6 +29,8 @@ def explain_attention(batch: Context) -> None:
         scores = batch.choose_scores(seen.logits)
         relevance = attention_rollout(seen.calls, _start(batch, scores.values))
         _store(batch, "attention_rollout", [relevance] * scores.values.shape[1])
+    if "legrad" in methods:
+        _explain_blocks(batch)
 
 
 def _explain_gradients(batch: Context) -> None:
@@ -46,6 +49,25 @@ def _explain_gradients(batch: Context) -> None:
             found["agcam"].append(agcam(seen.calls, gradients, start))
     for name in asked:
         _store(batch, name, found[name])
+
+
+def _explain_blocks(batch: Context) -> None:
+    """Explain with LeGrad: one pass for each block, the blocks behind it adding nothing."""
+    num_tokens = batch.geometry.num_tokens
+    whole = AttentionPass(batch.run, batch.x, num_tokens, gradients=False)
+    batch.choose_scores(whole.logits)
+    assert batch.chosen is not None  # by the line before
+    totals: list[Tensor] = []
+    for blocks in range(1, len(whole.calls) + 1):
+        seen = AttentionPass(batch.run, batch.x, num_tokens, blocks=blocks)
+        scores = score_batch(batch.chosen, seen.logits, batch.request.score)
+        own = slice(blocks - 1, blocks)
+        found = [
+            legrad(seen.calls[own], [g.to(scores.values) for g in seen.gradients(weights)[own]])
+            for weights in scores.weights.unbind(1)
+        ]
+        totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
+    _store(batch, "legrad", totals)
 
 
 def _start(batch: Context, like: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from g3dvit.capture.early_exit import SkipLaterBlocks
 from g3dvit.capture.gate_blocks import MULTI_HEAD_NAMES, multi_head_parts
 from g3dvit.capture.outputs import first_output
 from g3dvit.errors import MethodError
@@ -96,20 +97,36 @@ class AttentionPass:
         How many tokens the model has.
     gradients
         Record what is needed for `gradients`.
+    blocks
+        How many blocks may add to the tokens, counted by their attentions; None for all.
 
     Raises
     ------
     MethodError
-        If the model has no attention that is seen here, or one that is not over all its tokens.
+        If the model has no attention that is seen here, or one that is not over all its tokens, or
+        later blocks are to add nothing and what they add is not seen.
     """
 
     def __init__(
-        self, run: Callable[[Tensor], Any], x: Tensor, num_tokens: int, *, gradients: bool = True
+        self,
+        run: Callable[[Tensor], Any],
+        x: Tensor,
+        num_tokens: int,
+        *,
+        gradients: bool = True,
+        blocks: int | None = None,
     ) -> None:
-        self._watch = WatchAttention(int(x.shape[0]), num_tokens, gradients=gradients)
-        with torch.set_grad_enabled(gradients), self._watch:
+        self._watch = watch = WatchAttention(int(x.shape[0]), num_tokens, gradients=gradients)
+        limit = math.inf if blocks is None else blocks
+        skip = SkipLaterBlocks(watch.batch, num_tokens, lambda: len(watch.calls) > limit)
+        with torch.set_grad_enabled(gradients), watch, skip:
             self.logits = first_output(run(x))
         self.calls: tuple[AttentionCall, ...] = tuple(self._watch.calls)
+        if len(self.calls) > limit and not skip.skipped:
+            raise MethodError(
+                "what the later blocks of this model add to its tokens is not seen here, so that "
+                "its head cannot be applied to earlier ones; use gradient_rollout"
+            )
         if self._watch.foreign or self._watch.waiting or not self.calls:
             why = self._watch.foreign or (
                 "its attention weights are used in a way that is not understood here"
@@ -117,8 +134,8 @@ class AttentionPass:
                 else "it computes none that is seen here"
             )
             raise MethodError(
-                f"methods that follow attention need every attention of the model over all its {num_tokens} tokens, "
-                f"but {why}; use frozen_gate, which needs no attention weights"
+                f"methods that follow attention need every attention of the model over all its "
+                f"{num_tokens} tokens, but {why}; use frozen_gate, which needs no attention weights"
             )
 
     def gradients(self, weights: Float[Tensor, "batch outputs"]) -> tuple[Tensor, ...]:

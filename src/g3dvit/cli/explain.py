@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["token_gradcam", "frozen_gate"],
         help="token_gradcam, frozen_gate (default: these two), frozen_gate_gamma, "
         "frozen_gate_noise, gradcam, hirescam, hirescam_blocks, layercam, xgradcam, "
-        "gradcam_plus_plus, eigencam, cam, gradient_rollout, attention_rollout, agcam, "
+        "gradcam_plus_plus, eigencam, cam, gradient_rollout, attention_rollout, agcam, legrad, "
         "gradient_x_input, smoothgrad, token_removal, rise",
     )
     what.add_argument(

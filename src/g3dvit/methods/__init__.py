@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from g3dvit.errors import MethodError
-from g3dvit.methods.attention import agcam, attention_rollout, gradient_rollout
+from g3dvit.methods.attention import agcam, attention_rollout, gradient_rollout, legrad
 from g3dvit.methods.frozen_gates import (
     FrozenGateMap,
     completeness_error,
@@ -68,6 +68,7 @@ __all__ = [
     "hirescam_blocks",
     "integrated_gradients",
     "layercam",
+    "legrad",
     "occlusion",
     "path_error",
     "rise",

@@ -1,4 +1,4 @@
-"""Attention and its gradient: rollouts, and AGCAM.
+"""Attention and its gradient: rollouts, AGCAM and LeGrad.
 
 A rollout is attention followed from the tokens that the head reads back to the patches. It
 multiplies one matrix per block. Only the row vector that starts at the head is needed, so
@@ -129,6 +129,36 @@ def agcam(
             found = slopes.relu() * attention.scores(first, last).to(start).sigmoid()
             total += torch.einsum("bq,bhqt->bt", start[:, first:last], found)
     return total
+
+
+def legrad(
+    attentions: Sequence[Attention], gradients: Sequence[Float[Tensor, "batch heads tokens d"]]
+) -> Float[Tensor, "batch tokens"]:
+    """Return LeGrad: the positive gradient of every block's attention, each for its own score.
+
+    ``R_t = sum_l mean_hq max(ds_l/dA_lhqt, 0)`` with s_l the score of the head on the tokens of
+    block l. Attention weights themselves do not count.
+
+    Parameters
+    ----------
+    attentions
+        Of the blocks.
+    gradients : sequence of (batch, heads, tokens, d)
+        Of the score of each block with respect to the output of its own attention.
+
+    References
+    ----------
+    Bousselham et al. 2024, https://arxiv.org/abs/2404.03214
+    """
+    parts = []
+    for attention, gradient in zip(attentions, gradients, strict=True):
+        read = gradient.abs().amax((1, 3))
+        values, found = attention.values.to(gradient), torch.zeros_like(read)
+        for first, last in _chunks(values, read):
+            slopes = gradient[:, :, first:last] @ values.transpose(-1, -2)
+            found += slopes.relu().mean(dim=1).sum(dim=1)
+        parts.append(found / read.shape[1])
+    return torch.stack(parts).sum(dim=0)
 
 
 def _chunks(values: Tensor, r: Tensor) -> list[tuple[int, int]]:

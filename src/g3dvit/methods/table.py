@@ -7,7 +7,7 @@ over shifts in `g3dvit.methods.table_shifts`, the others here.
 
 from __future__ import annotations
 
-from g3dvit.methods.attention import agcam, attention_rollout, gradient_rollout
+from g3dvit.methods.attention import agcam, attention_rollout, gradient_rollout, legrad
 from g3dvit.methods.frozen_gates import frozen_gate, frozen_gate_noise
 from g3dvit.methods.gradients import (
     expected_gradients,
@@ -187,6 +187,23 @@ METHODS: dict[str, Method] = {
             paper="Leem and Seo 2024, Attention Guided CAM",
             url="https://arxiv.org/abs/2402.04563",
             cost="F + B, and with a class token F + B for one volume",
+            source="attention",
+            space="token",
+            signed=False,
+            class_specific=True,
+            linear=False,
+            complete=False,
+            arguments=(),
+            units="gradient of attention",
+        ),
+        Method(
+            name="legrad",
+            title="LeGrad",
+            function=legrad,
+            equation="R_p = sum_l mean_hq max(ds_l/dA_lhqp, 0) (s_l: the head on block l's tokens)",
+            paper="Bousselham et al. 2024, LeGrad",
+            url="https://arxiv.org/abs/2404.03214",
+            cost="F and L (F + B) for L blocks",
             source="attention",
             space="token",
             signed=False,
