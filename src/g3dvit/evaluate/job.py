@@ -19,18 +19,18 @@ from g3dvit.capture import KeptTokens, guest
 from g3dvit.errors import MethodError
 from g3dvit.evaluate import job_sanity
 from g3dvit.evaluate.explained import explain_volumes
-from g3dvit.evaluate.faithfulness import GROUPS
 from g3dvit.evaluate.interventions import decisions
 from g3dvit.evaluate.measure_choices import measure_choices, specifications
 from g3dvit.evaluate.measure_curves import Question, ask, gains_of, measure_volume, opponents
-from g3dvit.evaluate.measure_regions import RANDOM_REGIONS, decide_by_region, mean_size
+from g3dvit.evaluate.measure_regions import decide_by_region, mean_size
 from g3dvit.evaluate.measure_sanity import targets_of
 from g3dvit.evaluate.measure_spread import measure_spread, spread_bins
 from g3dvit.evaluate.measured import Measured
 from g3dvit.evaluate.parts import Parts
 from g3dvit.evaluate.prepared import Candidate, Prepared
-from g3dvit.evaluate.settings import EvaluationSettings, passes_of
+from g3dvit.evaluate.settings import EvaluationSettings
 from g3dvit.evaluate.units import unit_means
+from g3dvit.evaluate.work import CHOICE_VOLUMES, PER_CHOICE, Work, passes_of
 from g3dvit.methods import METHODS
 from g3dvit.run.targets import target_words
 
@@ -38,9 +38,6 @@ Progress = Callable[[int, int, str], None]
 Array = NDArray[np.float64]
 _AT_A_TIME = 4
 _TIMED = 16
-#: About how many passes one specification with its removal curve costs.
-_PASSES_PER_CHOICE = 14
-_CHOICE_VOLUMES = 4
 
 
 class Job:
@@ -94,11 +91,22 @@ class Job:
         known = names or tuple(map(str, range(max(2, geometry.num_outputs))))
         self._words: dict[str, Any] = {target_words(word, known): word for word in words}
         self._specs = specifications(geometry, self.methods, list(self._words))
+        self.work = Work(
+            settings,
+            {name: passes_of(METHODS[name], geometry.num_patches) for name in self.methods},
+            len(prepared.inside),
+            len(self.measured.selection),
+            len(self.measured.report),
+            len(self.few),
+            len(self._specs),
+            len(self.others),
+            len(self.nulls),
+        )
 
     def run(self) -> Measured:
         """Do every step that is asked for, or read its parts."""
         found, does = self.measured, self.settings.does
-        self._total = self.passes()
+        self._total = self.work.passes()
         self._explain()
         with guest(self.prepared.model.module) as network:
             kept = self._kept(network)
@@ -128,7 +136,7 @@ class Job:
             some = list(range(start, min(start + _AT_A_TIME, n)))
             rows.append(
                 self.part(
-                    f"maps-{start}", "explaining", len(some) * self.explain_work, self._maps, some
+                    f"maps-{start}", "explaining", len(some) * self.work.explain, self._maps, some
                 )
             )
         found.logits = np.concatenate([np.array(row["logits"], float) for row in rows])
@@ -136,7 +144,12 @@ class Job:
             tuple(one) if isinstance(one, list) else one for row in rows for one in row["chosen"]
         ]
         for name in self.methods:
-            found.maps[name] = np.concatenate([np.array(row["maps"][name], float) for row in rows])
+            maps = np.concatenate([np.array(row["maps"][name], float) for row in rows])
+            if not np.isfinite(maps).all():
+                found.notes.append(
+                    f"Maps of {name} hold values that are not finite; they count as 0"
+                )
+            found.maps[name] = np.nan_to_num(maps, posinf=0, neginf=0)
             found.verdicts[name] = [v for row in rows for v in row["verdicts"][name]]
 
     def _maps(self, some: Sequence[int]) -> dict[str, Any]:
@@ -169,23 +182,14 @@ class Job:
 
     def _duration(self, network: nn.Module, kept: KeptTokens | None) -> str:
         """Return how long the job takes, from the time of some passes with half the patches."""
-        geometry = self.prepared.model.explainer.geometry
-        question = self._question(network, kept, 0)
+        patches = self.prepared.model.explainer.geometry.num_patches
         rng = np.random.default_rng(0)
-        half = max(1, geometry.num_patches // 2)
-        keep = np.zeros((_TIMED, geometry.num_patches), dtype=bool)
-        for row in keep:
-            row[rng.choice(geometry.num_patches, half, replace=False)] = True
-        question.remove(keep[:1])
+        keep = np.argsort(rng.random((_TIMED, patches)), axis=1) < max(1, patches // 2)
+        remove = self._question(network, kept, 0).remove
+        remove(keep[:1])
         begun = time.perf_counter()
-        question.remove(keep)
-        seconds = (time.perf_counter() - begun) / _TIMED
-        minutes = self.passes() * seconds / 60
-        long = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-        return (
-            f"about {self.passes():,} passes of the model, {seconds:.2g} s each here: about {long} "
-            "if nothing was done before; stop at any time, the same call goes on"
-        )
+        remove(keep)
+        return self.work.in_words((time.perf_counter() - begun) / _TIMED)
 
     def _question(self, network: nn.Module, kept: KeptTokens | None, n: int) -> Question:
         return ask(self.prepared, network, kept, n, self.partner(n), self.measured.chosen[n])
@@ -196,7 +200,7 @@ class Job:
             gains = self.part(
                 f"selection-{n}",
                 "choosing the method",
-                self._gain_work,
+                self.work.gain,
                 self._gains_of,
                 network,
                 kept,
@@ -209,7 +213,7 @@ class Job:
                 self.part(
                     f"curves-{n}",
                     "removing patches",
-                    self._curve_work,
+                    self.work.curve,
                     self._curves_of,
                     network,
                     kept,
@@ -271,7 +275,7 @@ class Job:
 
         for n in found.report:
             found.regions.append(
-                self.part(f"regions-{n}", "taking out regions", self._region_work, decide, n)
+                self.part(f"regions-{n}", "taking out regions", self.work.region, decide, n)
             )
 
     def _choices(self, network: nn.Module, kept: KeptTokens | None) -> None:
@@ -291,8 +295,8 @@ class Job:
                 self.settings,
             )
 
-        work = len(self._specs) * _PASSES_PER_CHOICE
-        for n in self.few[:_CHOICE_VOLUMES]:
+        work = len(self._specs) * PER_CHOICE
+        for n in self.few[:CHOICE_VOLUMES]:
             found.choices.append(
                 self.part(f"choices-{n}", "trying other choices", work, measure, n)
             )
@@ -313,7 +317,7 @@ class Job:
                 seed=self.settings.seed + n,
             )
 
-        work = (1 + self.settings.places) * self.explain_work
+        work = (1 + self.settings.places) * self.work.explain
         for n in self.few:
             part = self.part(f"spread-{n}", "measuring the point spread", work, measure, n)
             for name in self.methods:
@@ -344,47 +348,6 @@ class Job:
         found = self.parts.get(name, partial(compute, *given))
         self._done = min(self._done + work, self._total)
         return found
-
-    def cost(self, name: str) -> int:
-        """Return about how many passes one map of a method costs."""
-        return passes_of(METHODS[name], self.prepared.model.explainer.geometry.num_patches)
-
-    @property
-    def explain_work(self) -> int:
-        """Passes to explain one volume with every method, about."""
-        return sum(self.cost(name) for name in self.methods)
-
-    @property
-    def _curve_work(self) -> int:
-        settings, inside = self.settings, len(self.prepared.inside)
-        maps = len(self.methods) + settings.random_fields + 3
-        removal = (maps + settings.random_orders) * settings.steps  # half the tokens on average
-        return inside + removal + (2 * settings.steps + GROUPS) * (maps + 5)
-
-    @property
-    def _gain_work(self) -> int:
-        return self.settings.steps * len(self.methods)
-
-    @property
-    def _region_work(self) -> int:
-        return (RANDOM_REGIONS + len(self.methods)) * len(self.settings.shares)
-
-    def passes(self) -> int:
-        """Return about how many passes of the model the whole job takes."""
-        found, settings, few = self.measured, self.settings, len(self.few)
-        explained = len(self.prepared.plan.picks)
-        work = len(found.selection) * self._gain_work + len(found.report) * self._curve_work
-        if settings.does("regions"):
-            work += len(found.report) * self._region_work
-        if settings.does("spread"):
-            explained += few * (1 + settings.places)
-        if settings.does("randomisation"):
-            explained += few * (settings.random_models + 6 * 3 + len(self.nulls))
-        if settings.does("stability"):
-            explained += 3 * few + len(self.others) * len(found.report)
-        if settings.does("choices"):
-            work += min(few, _CHOICE_VOLUMES) * len(self._specs) * _PASSES_PER_CHOICE
-        return work + explained * self.explain_work
 
 
 def _number(value: float | None) -> float:

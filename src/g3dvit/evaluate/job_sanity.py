@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from g3dvit.evaluate import measure_sanity as sanity
 from g3dvit.evaluate.measure_context import image_agreement, motion_agreement
 from g3dvit.evaluate.randomise import find_stages
-from g3dvit.evaluate.settings import MANY_PASSES
+from g3dvit.evaluate.work import MANY_PASSES
 from g3dvit.targets import Chosen
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _CASCADE_SEEDS = 3
 def randomisation(job: Job) -> None:
     """Explain random models, models shuffled from the head down, and null models."""
     prepared, few = job.prepared, job.few
-    methods = [name for name in job.methods if job.cost(name) < MANY_PASSES]
+    methods = [name for name in job.methods if job.work.costs[name] < MANY_PASSES]
     if not methods:
         return
     chosen = [job.measured.chosen[n] for n in few]
@@ -36,7 +36,7 @@ def randomisation(job: Job) -> None:
         )
 
     def maps(name: str, seed: int, parameters: Sequence[str] | None) -> dict[str, Array]:
-        work = len(few) * job.explain_work
+        work = len(few) * job.work.explain
         part = job.part(name, "shuffling weights", work, explain, seed, parameters)
         return {key: np.array(values, float)[:, inside] for key, values in part.items()}
 
@@ -67,7 +67,7 @@ def randomisation(job: Job) -> None:
         part = job.part(
             f"null-{number}",
             "explaining the null model",
-            len(few) * job.explain_work,
+            len(few) * job.work.explain,
             sanity.maps_of_model,
             prepared,
             null.module,
@@ -88,7 +88,7 @@ def stability(job: Job) -> None:
     maps = {name: values[few] for name, values in found.maps.items()}
     given = (prepared, job.methods, few, chosen, maps)
     keep = found.sanity
-    work = len(few) * job.explain_work
+    work = len(few) * job.work.explain
     keep["neighbours"] = job.part(
         "neighbours", "next time points", work, sanity.neighbour_agreement, *given
     )
@@ -126,7 +126,7 @@ def _models(job: Job, report: Sequence[int], targets: Sequence[Chosen]) -> None:
         job.part(
             f"model-{number}",
             f"explaining {other.name}",
-            len(report) * job.explain_work,
+            len(report) * job.work.explain,
             sanity.maps_of_model,
             job.prepared,
             other.module,

@@ -12,16 +12,20 @@ Simonsohn et al. 2020, Specification curve analysis, https://doi.org/10.1038/s41
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from g3dvit.errors import LayerError, MethodError
 from g3dvit.evaluate.agreement import spearman
 from g3dvit.evaluate.explained import explain_volumes
 from g3dvit.evaluate.measure_curves import Question, gains_of
 from g3dvit.evaluate.prepared import Prepared
-from g3dvit.evaluate.settings import MANY_PASSES, EvaluationSettings, passes_of
+from g3dvit.evaluate.settings import EvaluationSettings
+from g3dvit.evaluate.work import MANY_PASSES, passes_of
 from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS
 from g3dvit.targets import SCORES, Chosen
@@ -112,25 +116,30 @@ def measure_choices(
     result = []
     for (layer, score, word), group in groups.items():
         chosen = targets[word]
-        explained = explain_volumes(
-            explainer,
-            x,
-            [spec.method for spec in group],
-            chosen=[chosen],
-            score=score,
-            target_layer=layer or None,
-        )
-        maps = {name: values[0] for name, values in explained.patches.items()}
+        maps: dict[str, NDArray[np.float64]] = {}
+        # A choice that this model does not allow is a row without numbers, not the end of a job.
+        with suppress(LayerError, MethodError):
+            explained = explain_volumes(
+                explainer,
+                x,
+                [spec.method for spec in group],
+                chosen=[chosen],
+                score=score,
+                target_layer=layer or None,
+            )
+            maps = {name: values[0] for name, values in explained.patches.items()}
         finite = {name: one for name, one in maps.items() if np.isfinite(one).all()}
         gains = gains_of(replace(question, chosen=chosen), finite, settings) if finite else {}
         for spec in group:
+            own = maps.get(spec.method)
+            agreement = float("nan") if own is None else spearman(own[question.inside], like)
             result.append(
                 {
                     "method": spec.method,
                     "layer": spec.layer,
                     "score": spec.score,
                     "target": spec.target,
-                    "agreement": spearman(maps[spec.method][question.inside], like),
+                    "agreement": agreement,
                     "srg": gains.get(spec.method, float("nan")),
                 }
             )

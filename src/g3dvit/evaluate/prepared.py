@@ -8,6 +8,7 @@ latter.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from g3dvit.descriptions import ModelDescription
-from g3dvit.errors import DescriptionError, InputError, SelectionError
+from g3dvit.errors import DescriptionError, G3DWarning, InputError, SelectionError
 from g3dvit.evaluate.plan import Plan
 from g3dvit.explain import Explainer
 from g3dvit.explain_inputs import to_input
@@ -202,7 +203,13 @@ def prepare_volumes(
         images[number] = run_images(run.series, grid, preparation.n_dropped)
         if run.confounds is not None:
             displacement = framewise_displacement(run.confounds, run.series)
-            if displacement is not None:
+            if displacement is None:
+                warnings.warn(
+                    f"{run.confounds} has no column {FRAMEWISE}: maps are not compared with motion",
+                    G3DWarning,
+                    stacklevel=2,
+                )
+            else:
                 motion[mine] = [displacement[plan.picks[n].time_point] for n in mine]
     first = plan.picks[0].run
     seen = images[first]

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 from g3dvit.errors import InputError
-
-if TYPE_CHECKING:
-    from g3dvit.methods.table import Method
 
 #: Steps in their order. Maps and curves are always made; the others can be left out.
 STEPS = {
@@ -30,24 +25,6 @@ DEFAULT_METHODS = (
     "shift_averaged",
     "gradient_rollout",
 )
-#: From this many passes on, a method is left out of randomisation and explained by default choices.
-MANY_PASSES = 32
-
-
-def passes_of(method: Method, n_patches: int) -> int:
-    """Return about how many forward passes one map costs; a backward pass counts as two.
-
-    Examples
-    --------
-    >>> from g3dvit.methods import METHODS
-    >>> [passes_of(METHODS[name], 216) for name in ("frozen_gate", "smoothgrad", "token_removal")]
-    [4, 96, 216]
-    """
-    found = re.search(r"(\d+|N) (\()?F", method.cost)
-    if found is None:
-        return 4
-    count = n_patches if found[1] == "N" else int(found[1])
-    return count * (3 if found[2] else 1)
 
 
 @dataclass(frozen=True, slots=True)
