@@ -26,6 +26,7 @@ from g3dvit.evaluate.plan import plan_volumes
 from g3dvit.evaluate.prepared import load_candidate, prepare_volumes
 from g3dvit.evaluate.settings import EvaluationSettings
 from g3dvit.evaluate.spread import mean_profile
+from g3dvit.evaluate.write import write_evaluation
 from g3dvit.run.inputs import RunSource, open_runs
 from g3dvit.run.setup import one_grid, preparation_of
 from oracles_evaluate import curve_by_definition, saco_by_definition
@@ -361,7 +362,7 @@ def test_specifications_cover_layer_score_target_and_method(whole) -> None:
     assert own["agreement"].max() == pytest.approx(1)
 
 
-def test_with_six_units_there_is_a_p_value(files) -> None:
+def test_with_six_units_there_is_a_p_value(files, tmp_path) -> None:
     found = evaluate_run(
         source_of(files[1]),
         files[0],
@@ -376,6 +377,10 @@ def test_with_six_units_there_is_a_p_value(files) -> None:
     assert found.values["n_units"] == 8
     assert 2 / 2**8 <= row["p_random"] <= 1
     assert not len(found.regions) and not len(found.choices)
+    written = {path.name for path in write_evaluation(found, tmp_path)}
+    assert "evaluation.png" in written and "specifications.png" not in written
+    regions = pd.read_csv(tmp_path / "regions.tsv", sep="\t")
+    assert list(regions.columns[:2]) == ["map", "share"] and not len(regions)
 
 
 def test_subjects_are_the_units_where_there_are_several(tmp_path) -> None:

@@ -163,7 +163,7 @@ def _row(
         row["above_token_gradcam"] = _share(np.greater(own, seed), units)
     for key, bounds in _BOUNDS.items():
         row |= _interval(key, summarise([_float(one[key]) for one in curves], units, bounds))
-    row |= {"n_units": gain.n_units, "n_volumes": gain.n_volumes}
+    row |= {"n_units": gain.n_units, "unit": prepared.plan.unit, "n_volumes": gain.n_volumes}
     if is_method:
         row |= _sanity(name, prepared, measured, units, few)
     return row

@@ -31,6 +31,7 @@ COLUMNS = {
     "insertion": "Area under the probability as the least relevant patches are replaced; higher "
     "is better.",
     "n_units": "Units in the report half.",
+    "unit": "What is independent: subject, run, block (a stretch of one label) or stretch of time.",
     "n_volumes": "Volumes in the report half.",
     "selection_srg": "SRG on the selection half, by which the method was chosen.",
     "checks_failed": "Share of volumes whose map failed a check.",
