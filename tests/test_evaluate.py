@@ -416,6 +416,25 @@ def test_single_volumes_of_many_subjects(tmp_path, files) -> None:
         evaluate_run(RunSource(images=(images[0],)), files[0])
 
 
+def test_a_map_from_elsewhere_is_a_row_of_the_table(tmp_path) -> None:
+    import nibabel as nib
+
+    model, image = save_planted_model(tmp_path), save_planted_run(tmp_path, "LPS")
+    data = np.zeros((12, 15, 16), np.float32)
+    data[6:12, 0:5, 8:12] = -3  # where the model looks; only the size counts
+    affine = nib.affines.from_matvec(np.diag([3.0] * 3), [-18, -20, -15])
+    nib.save(nib.Nifti1Image(data, affine), tmp_path / "z.nii.gz")
+    skip = ("regions", "choices", "spread", "randomisation", "stability", "context")
+    given = {"glm": tmp_path / "z.nii.gz"}
+    source = RunSource(images=(image,))
+    found = evaluate_run(source, model, given=given, settings=replace(FAST, skip=skip))
+    row = found.table.set_index("map").loc["glm"]
+    assert row["kind"] == "given" and row["relative_srg"] > 0.9
+    assert found.recommended != "glm"
+    with pytest.raises(InputError, match="already"):
+        evaluate_run(source, model, given={"frozen_gate": tmp_path / "z.nii.gz"})
+
+
 def test_training_data_are_told_in_the_sentence(tmp_path, files) -> None:
     model = save_model(tmp_path, name="seen")
     text = model.read_text() + f"trained_on: [{files[1].name.removesuffix('_bold.nii.gz')}]\n"

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from g3dvit.cli.explain import add_volume_arguments, source_from
 from g3dvit.cli.talk import progress_bar, say
+from g3dvit.errors import InputError
 
 if TYPE_CHECKING:
     from g3dvit.evaluate.settings import EvaluationSettings
@@ -68,6 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target",
         default="predicted",
         help="predicted (default), label, a class name or number, or a contrast A-B",
+    )
+    what.add_argument(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="NAME=IMAGE",
+        help="maps from elsewhere in the same table, such as glm=zmap.nii.gz; only their size "
+        "counts",
     )
     what.add_argument(
         "--null-model",
@@ -130,6 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
                 more_models=arguments.model[1:],
                 null_models=arguments.null_model,
                 methods=arguments.method,
+                given=_given(arguments.compare),
                 target=arguments.target,
                 settings=_settings(arguments),
                 device=arguments.device,
@@ -151,6 +162,16 @@ def run(arguments: argparse.Namespace) -> int:
     for path in written:
         print(output / path)
     return 0
+
+
+def _given(words: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not (name and equals and path):
+            raise InputError(f"a map is given as NAME=IMAGE, such as glm=zmap.nii.gz; not {word!r}")
+        found[name] = path
+    return found
 
 
 def _settings(arguments: argparse.Namespace) -> EvaluationSettings:

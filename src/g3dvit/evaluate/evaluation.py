@@ -7,7 +7,7 @@ summarises them. Nothing is written but the parts, so that a stopped job can go 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 from torch import nn
 
 from g3dvit import __version__
-from g3dvit.errors import G3DWarning, LayerError, MethodError
+from g3dvit.errors import G3DWarning, InputError, LayerError, MethodError
 from g3dvit.evaluate.explained import explain_volumes
 from g3dvit.evaluate.job import Job
+from g3dvit.evaluate.measure_curves import BASELINES, ORACLE
 from g3dvit.evaluate.parts import Parts, parameters_hash
 from g3dvit.evaluate.plan import Plan, plan_volumes
 from g3dvit.evaluate.prepared import (
@@ -55,6 +56,7 @@ def evaluate_run(
     more_models: Sequence[str | Path | nn.Module] = (),
     null_models: Sequence[str | Path | nn.Module] = (),
     methods: Sequence[str] | None = None,
+    given: Mapping[str, str | Path] | None = None,
     target: Any = "predicted",
     settings: EvaluationSettings | None = None,
     device: str = "auto",
@@ -76,6 +78,9 @@ def evaluate_run(
         Models trained on permuted labels: maps that resemble theirs owe nothing to the labels.
     methods
         Names; None for `DEFAULT_METHODS`, without those that this model does not allow.
+    given
+        Maps from elsewhere that are measured too, name to image: a GLM's z map, a linear decoder's
+        pattern, a searchlight. Only their size counts, not their sign.
     target
         ``"predicted"``, ``"label"``, a class (name or number), or a contrast.
     settings
@@ -101,6 +106,8 @@ def evaluate_run(
     """
     said = say or (lambda _: None)
     settings = settings or EvaluationSettings()
+    files = {name: Path(path) for name, path in (given or {}).items()}
+    _check_names(files)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", G3DWarning)
         # 1. open everything, so that what is wrong is said before anything is computed
@@ -119,14 +126,15 @@ def evaluate_run(
         plan = plan_volumes(runs, settings.n_volumes)
         said(plan.sentence)
         # 2. read volumes and runs
-        prepared = prepare_volumes(main, preparation, runs, grid, plan, progress)
+        prepared = prepare_volumes(main, preparation, runs, grid, plan, progress, files)
         usable, refused = _usable(prepared, methods, goal)
     notes = [*notes, *(str(w.message) for w in caught if issubclass(w.category, G3DWarning))]
     notes += [f"{name} is left out: {why}" for name, why in refused.items()]
     # 3. measure, in parts
     kept = Parts(
         None if parts is None else Path(parts),
-        _identity(main, others, nulls, runs, plan, usable, goal, settings),
+        _identity(main, others, nulls, runs, plan, usable, goal, settings)
+        | {"given": [[name, values.tolist()] for name, values in prepared.given.items()]},
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", G3DWarning)  # said once above
@@ -154,6 +162,14 @@ def evaluate_run(
         trained_on=trained_among(main.description, runs),
         notes=notes,
     )
+
+
+def _check_names(given: Mapping[str, Path]) -> None:
+    taken = [name for name in given if name in (*METHODS, *BASELINES, ORACLE)]
+    if taken:
+        raise InputError(
+            f"a map cannot be called {taken[0]!r}, which is a row of the table already"
+        )
 
 
 def _usable(

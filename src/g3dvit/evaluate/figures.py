@@ -105,7 +105,7 @@ def _curves(panel: Axes, values: Mapping[str, Any], recommended: str) -> None:
 
 def _gains(panel: Axes, evaluation: Evaluation, colour: Mapping[str, str]) -> None:
     table = evaluation.table
-    order = [*table[table["kind"] == "method"]["map"], *BASELINES, ORACLE]
+    order = [*table[table["kind"].isin(["method", "given"])]["map"], *BASELINES, ORACLE]
     rows = table.set_index("map").loc[order]
     place = np.arange(len(order))[::-1]
     for y, (name, row) in zip(place, rows.iterrows(), strict=True):

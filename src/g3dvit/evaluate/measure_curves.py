@@ -116,7 +116,8 @@ def opponents(
     )
     frame = prepared.frame(n)
     edges = gaussian_gradient_magnitude(frame, 1.0)
-    return {
+    given = {name: values[inside][None] for name, values in prepared.given.items()}
+    return given | {
         RANDOM: rng.standard_normal((settings.random_orders, len(inside))),
         FIELD: drawn.reshape(len(drawn), -1)[:, inside],
         INTENSITY: patch_means(np.abs(frame), prepared.model)[inside][None],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from g3dvit.prepare.masks import BrainMasks
 from g3dvit.prepare.resample import to_grid
 from g3dvit.run.inputs import OpenRun
 from g3dvit.run.setup import load_described, patches_of, preparation_of
-from g3dvit.volumes import Series
+from g3dvit.volumes import Series, open_series
 
 Progress = Callable[[int, int, str], None]
 _LEAST_BRAIN = 0.02  # of the volume
@@ -93,6 +93,8 @@ class Prepared:
         One per run; None for runs of which no volume was chosen.
     motion : (volumes,)
         Framewise displacement in mm, NaN where unknown.
+    given
+        Maps from elsewhere, name to (patches,): the mean size |value| in each patch.
     """
 
     model: Candidate
@@ -105,6 +107,7 @@ class Prepared:
     patches: PatchGrid
     images: tuple[RunImages | None, ...] = field(repr=False)
     motion: NDArray[np.float64] = field(repr=False)
+    given: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
     @property
     def inside(self) -> NDArray[np.intp]:
@@ -159,6 +162,7 @@ def prepare_volumes(
     grid: ImageGrid,
     plan: Plan,
     progress: Progress | None = None,
+    given: Mapping[str, Path] | None = None,
 ) -> Prepared:
     """Read the chosen volumes, and the runs' mean and temporal SNR in a second pass.
 
@@ -172,7 +176,10 @@ def prepare_volumes(
         Which volumes.
     progress
         Called with (volumes read, in all, what is going on).
+    given
+        Maps from elsewhere, name to file.
     """
+    elsewhere = {name: load_given(path, grid, candidate) for name, path in (given or {}).items()}
     description = candidate.description
     shape = candidate.explainer.geometry.input_shape
     x = torch.zeros((len(plan.picks), *shape))
@@ -223,12 +230,33 @@ def prepare_volumes(
             "remove some; give a mask that fits (--mask)"
         )
     return Prepared(
-        candidate, plan, x, after, brain, voxels, source, patches, tuple(images), motion
+        candidate, plan, x, after, brain, voxels, source, patches, tuple(images), motion, elsewhere
     )
 
 
 def _reading(progress: Progress, name: str) -> Callable[[int, int], None]:
     return lambda done, total: progress(done, total, f"reading {name}")
+
+
+def load_given(path: Path, grid: ImageGrid, candidate: Candidate) -> NDArray[np.float64]:
+    """Return the mean |value| of an image in each patch, (patches,).
+
+    Raises
+    ------
+    InputError
+        If the image holds several volumes, or nothing where the model looks.
+    """
+    series = open_series(path)
+    if series.n_time_points != 1:
+        raise InputError(f"{path} holds {series.n_time_points} volumes; a map is one")
+    volume = next(series.stream())
+    size = np.abs(np.nan_to_num(volume.data, posinf=0, neginf=0))
+    found = to_grid(size, volume.grid, grid)
+    if not found.any():
+        raise InputError(
+            f"{path} has no value where the model looks; it must lie in the same space"
+        )
+    return patch_means(to_frame(found, candidate), candidate)
 
 
 # -- frames ------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def summarise_job(
     units = [prepared.plan.picks[n].unit for n in measured.report]
     rows = [
         _row(name, prepared, measured, units, few)
-        for name in (*measured.methods, *BASELINES, ORACLE)
+        for name in (*measured.methods, *prepared.given, *BASELINES, ORACLE)
     ]
     table = pd.DataFrame(rows)
     regions = _regions(prepared, measured, settings, class_names, units)
@@ -141,7 +141,7 @@ def _row(
     is_method = name in measured.methods
     row: dict[str, Any] = {
         "map": name,
-        "kind": "method" if is_method else "oracle" if name == ORACLE else "baseline",
+        "kind": _kind(name, prepared, measured),
         "recommended": name == measured.recommended,
     }
     gain = summarise(own, units)
@@ -167,6 +167,14 @@ def _row(
     if is_method:
         row |= _sanity(name, prepared, measured, units, few)
     return row
+
+
+def _kind(name: str, prepared: Prepared, measured: Measured) -> str:
+    if name in measured.methods:
+        return "method"
+    if name in prepared.given:
+        return "given"
+    return "oracle" if name == ORACLE else "baseline"
 
 
 def _sanity(

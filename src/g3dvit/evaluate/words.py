@@ -14,7 +14,7 @@ from g3dvit.evaluate.plan import count_units
 #: Columns of the table of maps and what they mean; intervals are `_low` and `_high`, 95 %.
 COLUMNS = {
     "map": "Method, baseline or the removal oracle.",
-    "kind": "method, baseline or oracle.",
+    "kind": "method, given (a map from elsewhere), baseline or oracle.",
     "recommended": "Whether this method was chosen on the selection half.",
     "srg": "Symmetric relevance gain in log-odds: mean score with the least relevant patches "
     "removed less that with the most relevant removed. 0 for random orders.",
