@@ -1,0 +1,96 @@
+"""Which map is recommended, and that its reasons are told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fake_run import FakeCheck, small_run
+from g3dvit.recommend import mark, recommend, show_first
+
+
+def check(name, verdict="pass", value=0.5, sentence="It says so."):
+    return FakeCheck(name, value, None, None, verdict, sentence)
+
+
+@pytest.fixture(scope="module")
+def template():
+    return small_run().maps[0]
+
+
+@pytest.fixture
+def maps(template):
+    def make(method, *checks):
+        return replace(
+            template, method=method, title=method.replace("_", " "), checks=(checks,) * 4
+        )
+
+    return make
+
+
+GOOD = check("completeness")
+
+
+def test_the_finest_sound_map_is_recommended_and_says_why(maps):
+    sets = [
+        maps("token_gradcam", check("centring", "fail"), check("float64 agreement", "fail")),
+        maps("hirescam", GOOD),
+        maps("frozen_gate", GOOD, check("position share", value=0.43),
+             check("attention steering", value=0.6)),
+    ]  # fmt: skip
+    advice = recommend(sets)
+    assert advice.label == "frozen gate"
+    first, second = advice.sentences
+    assert first.startswith("Frozen gate is recommended for this model: it passed every check")
+    assert "Token gradcam failed centring, float64 agreement" in second
+    assert "43% of its patches' relevance is the position code" in second
+    assert "steering" not in second  # not large
+    assert advice.passed == ("hirescam", "frozen gate")
+    assert advice.failed == {"token gradcam": ("centring", "float64 agreement")}
+    assert [one.recommended for one in mark(sets, advice)] == [False, False, True]
+    shown = [one.method for one in show_first(sets)]
+    assert shown == ["frozen_gate", "hirescam", "token_gradcam"]
+
+
+def test_a_failed_favourite_is_passed_over(maps):
+    sets = [maps("frozen_gate", check("completeness", "fail")), maps("hirescam", GOOD)]
+    advice = recommend(sets)
+    assert advice.label == "hirescam"
+    assert advice.sentences[1] == "Frozen gate failed completeness."
+
+
+def test_shift_averaged_comes_first_and_large_steering_is_told(maps):
+    steering = check("attention steering", value=1.4)
+    advice = recommend([maps("frozen_gate", GOOD), maps("shift_averaged", GOOD, steering)])
+    assert advice.label == "shift averaged"
+    assert "ttention steering is large (1.4)" in advice.sentences[1]
+
+
+def test_warnings_do_not_disqualify_but_are_told(maps):
+    advice = recommend([maps("token_gradcam", check("centring", "warn"))])
+    assert advice.label == "token gradcam"
+    assert "it failed no check (warned: centring)" in advice.sentences[0]
+    assert advice.warned == {"token gradcam": ("centring",)}
+    assert len(advice.sentences) == 1
+
+
+def test_nothing_is_recommended_where_nothing_is_sound(maps):
+    advice = recommend([maps("hirescam", check("dead gradient", "fail"))])
+    assert advice.label is None
+    assert "No map is recommended" in advice.sentences[0]
+    assert "hirescam failed dead gradient" in advice.sentences[0]
+    assert recommend([]).label is None
+
+
+def test_a_model_that_guesses_gets_no_recommendation(maps):
+    guess = check("better than chance", "fail", sentence="This model cannot be told from chance.")
+    advice = recommend([maps("frozen_gate", GOOD)], [guess])
+    assert advice.label is None
+    assert advice.sentences[0].endswith("This model cannot be told from chance.")
+    assert advice.passed == ("frozen gate",)
+
+
+def test_methods_without_a_rank_come_before_token_gradcam_alone(maps):
+    sets = [maps("token_gradcam", GOOD), maps("layercam", GOOD)]
+    assert recommend(sets).label == "layercam"
