@@ -454,3 +454,12 @@ def test_planted_place_is_the_peak_of_the_layer(scene):
     steps = np.asarray(unpacked(layer).dataobj)
     peak = np.unravel_index(np.argmax(steps), steps.shape)
     np.testing.assert_allclose((np.asarray(layer["affine"]) @ [*peak, 1])[:3], HAND_KNOB_MM)
+
+
+def test_every_method_has_a_sentence_and_a_source():
+    from g3dvit.methods import METHODS
+    from g3dvit.report.words import _METHODS
+
+    for name in METHODS:
+        assert name in _METHODS, name
+        assert all(_METHODS[name]), name

@@ -306,3 +306,35 @@ def test_independent_units_are_stretches_or_runs() -> None:
     )
     units = independent_units(table)
     assert [units.index(unit) for unit in units] == [0, 0, 2, 3, 3, 5, 6, 6]
+
+
+def test_the_command_recommends_a_map_and_says_which_checks_it_made(written) -> None:
+    folder, _, said, _ = written
+    provenance = json.loads((folder / "out" / "provenance.json").read_text())
+    advice = provenance["recommendation"]
+    assert advice["label"] == "frozen-gate relevance"
+    for sentence in advice["sentences"]:
+        assert sentence in said
+    names = {check["name"] for check in provenance["checks"]["frozen-gate relevance"]}
+    assert names >= {
+        "completeness", "finite values", "flat map", "patch share", "position share",
+        "float64 agreement", "jitter", "class-blind", "input-blind", "invisible patches",
+        "attention steering",
+    }  # fmt: skip
+    assert [check["name"] for check in provenance["run_checks"]][1:] == ["amplitude blindness"]
+    (sidecar,) = (folder / "out").glob("maps/*frozengate_relevance.json")
+    volumes = json.loads(sidecar.read_text())["checks"]
+    assert all("input-blind" in {check["name"] for check in row} for row in volumes)
+
+
+def test_class_means_of_content_and_position_add_up_to_those_of_relevance(tmp_path) -> None:
+    source = RunSource(
+        images=(save_planted_run(tmp_path, "RAS"),), events=(write_labels(tmp_path),), delay_s=0
+    )
+    result = explain_run(source, save_planted_model(tmp_path), methods=["frozen_gate"])
+    (maps,) = result.maps
+    for mean in maps.class_means:
+        parts = mean.patch.companions
+        np.testing.assert_allclose(
+            parts["content"] + parts["position"], mean.patch.data, rtol=1e-4, atol=1e-6
+        )

@@ -14,6 +14,16 @@ from g3dvit.grids import Shape3
 
 GradientStatus = Literal["alive", "uniform", "dead"]
 
+#: What the table of layers means.
+_LEGEND = (
+    "gradient   of the class value at the patches' tokens. alive: it differs between patches;",
+    "           uniform: it is the same for all, so a map made there says nothing about places;",
+    "           dead: it is zero, so a map made there is empty",
+    "share      largest gradient of a patch over the largest of any token",
+    "spread     how much patches' gradients differ from their mean, over their size",
+    "->         the last normalisation layer that is alive: where token maps are made by default",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class NormLayer:
@@ -179,7 +189,7 @@ class Geometry:
                 f"{mark} {layer.name:<{width}}  {layer.kind:<{kind}}  {layer.status:<8}  "
                 f"{layer.gradient_share:>7.1e}  {layer.gradient_spread:>7.1e}"
             )
-        return lines
+        return [*lines, "", *_LEGEND]
 
     def _note_lines(self) -> list[str]:
         if not self.notes:

@@ -78,6 +78,81 @@ _METHODS = {
         "all halves.",
         "RISE (Petsiuk et al. 2018, arXiv:1806.07421) on tokens",
     ),
+    "hirescam_blocks": (
+        "Gradient times activation at what the attention of every block reads, added up over the "
+        "blocks; their shares overlap and do not add up to the score.",
+        "HiResCAM (Draelos & Carin 2020, arXiv:2011.08891), summed over blocks",
+    ),
+    "gradcam": (
+        "One weight per feature, its gradient averaged over all patches, times what each patch "
+        "holds of that feature: one direction for the whole volume.",
+        "Grad-CAM (Selvaraju et al. 2017, doi:10.1109/ICCV.2017.74) on tokens, before its ReLU",
+    ),
+    "layercam": (
+        "The positive part of each patch's own gradient times its features; made for features that "
+        "are never negative, which these are not.",
+        "LayerCAM (Jiang et al. 2021, doi:10.1109/TIP.2021.3089943) on tokens, before its ReLU",
+    ),
+    "xgradcam": (
+        "As Grad-CAM, with weights that make the map add up to gradient times activation; features "
+        "whose sum nearly cancels get very large ones.",
+        "XGrad-CAM (Fu et al. 2020, arXiv:2008.02312) on tokens, before its ReLU",
+    ),
+    "gradcam_plus_plus": (
+        "As Grad-CAM, with weights from positive gradients, derived for a score and features that "
+        "a transformer does not have.",
+        "Grad-CAM++ (Chattopadhay et al. 2018, arXiv:1710.11063) on tokens, before its ReLU",
+    ),
+    "eigencam": (
+        "How strongly each patch follows the pattern of features that varies most over patches; it "
+        "knows no class, and its sign is a convention.",
+        "EigenCAM (Muhammad & Yeasin 2020, arXiv:2008.00299) on tokens",
+    ),
+    "cam": (
+        "What the last token of each patch adds to the score through a linear head; what it holds "
+        "need not come from the place where it sits.",
+        "CAM (Zhou et al. 2016, doi:10.1109/CVPR.2016.319), exact for this head",
+    ),
+    "gradient_x_input": (
+        "The score's gradient at each voxel times what the model sees there; noisy in "
+        "transformers, and blind to what is saturated.",
+        "gradient times input (Shrikumar et al. 2016, arXiv:1605.01713)",
+    ),
+    "smoothgrad": (
+        "The mean gradient over noisy copies: where a change would change the score, not what is "
+        "there.",
+        "SmoothGrad (Smilkov et al. 2017, arXiv:1706.03825), signed",
+    ),
+    "integrated_gradients": (
+        "What changes the score on the straight way from real reference volumes to this one; "
+        "another reference gives another map.",
+        "integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) from real volumes",
+    ),
+    "expected_gradients": (
+        "What changes the score on the way from real reference volumes to this one, averaged over "
+        "random references and places on the way.",
+        "expected gradients (Erion et al. 2021, doi:10.1038/s42256-021-00343-w)",
+    ),
+    "attention_rollout": (
+        "Where the head's attention comes from, followed back through all blocks; it is the same "
+        "for every class and does not say what was found there.",
+        "attention rollout (Abnar & Zuidema 2020, doi:10.18653/v1/2020.acl-main.385)",
+    ),
+    "gradient_rollout": (
+        "Attention that speaks for the class, followed back through all blocks; evidence against "
+        "the class is not shown.",
+        "gradient rollout (Chefer et al. 2021, doi:10.1109/ICCV48922.2021.00045)",
+    ),
+    "agcam": (
+        "For each patch, how much more attention to it would raise the score, weighted by how well "
+        "it matches what is looked for; evidence against the class is not shown.",
+        "attention-guided CAM (Leem & Seo 2024, arXiv:2402.04563)",
+    ),
+    "legrad": (
+        "By how much more attention to a patch would raise the score as read from each block, "
+        "added up; evidence against the class is not shown.",
+        "LeGrad (Bousselham et al. 2024, arXiv:2404.03214)",
+    ),
 }
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from g3dvit.checks import Check
 from g3dvit.descriptions import ModelDescription
-from g3dvit.explain import CHECKS, Explainer
+from g3dvit.explain import Explainer
+from g3dvit.explanation import Explanation
 from g3dvit.prepare import Preparation
 from g3dvit.run.collect import Collector
 from g3dvit.run.inputs import OpenRun
@@ -23,9 +24,10 @@ from g3dvit.volumes import Volume
 #: Volumes that are read before they are explained; the explainer divides them further.
 _VOLUMES_AT_A_TIME = 8
 _FIRST_BATCH = 2
-#: Made on the first batch. Whether maps differ between volumes is judged over the whole run, and
-#: blindness to amplitude is the model's own: it is told once.
-FIRST_CHECKS = tuple(name for name in CHECKS if name not in ("input_blind", "amplitude"))
+#: Made on the first batch. Whether maps differ between volumes is judged over the whole run.
+FIRST_CHECKS = ("float64", "jitter", "class_blind", "steering")
+#: Of the model and its volumes, whatever the method: made once.
+VOLUME_CHECKS = ("amplitude", "invisible")
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int, str], None]
@@ -103,14 +105,27 @@ class Job:
         self.score = next(iter(results.values())).score
         extra: dict[str, Sequence[tuple[Check, ...]]] = {}
         if further:
-            extra = {
-                name: self.explainer.check(x, one, FIRST_CHECKS, brain=self.brain)
-                for name, one in results.items()
-            }
-            rows = self.explainer.check(x, next(iter(results.values())), "amplitude")
-            self.model_checks = (max((row[0] for row in rows), key=lambda c: c.verdict == "warn"),)
+            extra = self._further(x, results)
         self.collector.add(volumes, results, labels, blocks, extra)
         return seconds
+
+    def _further(
+        self, x: torch.Tensor, results: Mapping[str, Explanation]
+    ) -> dict[str, Sequence[tuple[Check, ...]]]:
+        """Return further checks of the first volumes; what is the model's own is told once."""
+        one = next(iter(results.values()))
+        seen = self.explainer.check(x, one, VOLUME_CHECKS, brain=self.brain)
+        amplitude, invisible = zip(*seen, strict=True)
+        self.model_checks = (max(amplitude, key=lambda check: check.verdict == "warn"),)
+        return {
+            name: [
+                (*row, hidden)
+                for row, hidden in zip(
+                    self.explainer.check(x, result, FIRST_CHECKS), invisible, strict=True
+                )
+            ]
+            for name, result in results.items()
+        }
 
     def _reading(self, total: int) -> Callable[[int, int], None] | None:
         progress, done = self.progress, self.done
