@@ -49,6 +49,7 @@ COLUMNS = {
     "agree_runs": "Mean rank correlation of runs' mean maps.",
     "icc_models": "ICC(2,1) over patches of the maps of all given models.",
     "agree_models": "Mean rank correlation between models.",
+    "with_brain_coverage": "Rank correlation of |map| with the share of each patch that is brain.",
     "with_temporal_SNR": "Rank correlation of |map| with temporal SNR over patches.",
     "with_mean_image": "Rank correlation of |map| with the mean image.",
     "with_edges_of_the_mean_image": "Rank correlation of |map| with edges of the mean image.",
