@@ -53,6 +53,8 @@
       if (stage) {
         stage.setView(state.view);
         stage.nv.setRenderAzimuthElevation(20, 30);
+        if (scene.layers.length) paintNow();
+        stage.goLive();
       }
     } catch (error) {
       ready = "failed";

@@ -72,9 +72,12 @@
     let overlay = null;
     let place = [0, 0, 0];
 
-    // NiiVue draws at many occasions; the outlines follow every one of them.
+    // NiiVue draws at many occasions; the outlines follow every one of them. Nothing is drawn
+    // before everything is there: without a graphics card one rendering takes most of a second.
+    let live = false;
     const draw = nv.drawScene.bind(nv);
     nv.drawScene = () => {
+      if (!live) return undefined;
       const drawn = draw();
       drawMarks();
       return drawn;
@@ -127,7 +130,7 @@
         const columns = columnsFor(cuts.length, view);
         const lines = [];
         for (let n = 0; n < cuts.length; n += columns) {
-          lines.push(mosaic[0] + " L+ " + cuts.slice(n, n + columns).join(" "));
+          lines.push(mosaic[0] + " " + cuts.slice(n, n + columns).join(" "));
         }
         nv.setSliceMosaicString(lines.join(" ; "));
       } else {
@@ -162,6 +165,11 @@
       state.clip = from;
       const angles = CLIPS[from];
       nv.setClipPlane(angles ? [depth, ...angles] : [2, 0, 0]);
+    }
+
+    function goLive() {
+      live = true;
+      nv.drawScene();
     }
 
     function goTo(mm) {
@@ -264,8 +272,8 @@
     }
 
     return {
-      nv, state, setBackground, setMap, paint, setView, setSide, setClip, goTo, setOutline, setPatch,
-      snapshot,
+      nv, state, setBackground, setMap, paint, setView, setSide, setClip, goTo, goLive, setOutline,
+      setPatch, snapshot,
     };
   }
 
