@@ -209,7 +209,7 @@ def test_frozen_gate_shows_content_with_position_beside_it(scene, result):
     told = scene["methods"][0]["shares"][0]
     assert told["name"] == "position share"
     assert told["value"] == pytest.approx(share, abs=1e-4)
-    assert f"{share:.0%} of the relevance" in told["sentence"]
+    assert f"{share:.0%} of the relevance of patches" in told["sentence"]
     assert scene["methods"][1]["shares"] == []
 
 
@@ -217,6 +217,10 @@ def test_steering_share_is_repeated_beside_the_map_where_a_check_measured_it(res
     check = FakeCheck("attention_steering", 0.31, 0.5, None, "pass", "Attention steers 31 %.")
     maps = replace(result.maps[0], checks=tuple((*c, check) for c in result.maps[0].checks))
     shares = scene_of(replace(result, maps=(maps,)))["methods"][0]["shares"]
+    measured = FakeCheck("position share", 0.25, None, 0.9, "pass", "Measured.")
+    both = replace(maps, checks=tuple((*c, measured) for c in maps.checks))
+    told = scene_of(replace(result, maps=(both,)))["methods"][0]["shares"]
+    assert told[0]["sentence"].startswith("25% of the relevance")
     assert [(s["name"], s["sentence"]) for s in shares[1:]] == [
         ("attention steering", "Attention steers 31 %.")
     ]

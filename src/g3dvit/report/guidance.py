@@ -36,8 +36,6 @@ LIMITS = (
     "Not a medical device.",
 )
 
-#: Checks that measure a share to read beside a map rather than judge it.
-_SHARES = ("position share", "attention steering")
 _MISSING = "not in the files: say it yourself"
 
 
@@ -53,20 +51,21 @@ def shares_of(maps: MapSet) -> list[dict[str, Any]]:
     The position share is sum |position| / (sum |content| + sum |position|) over patches, the
     median over volumes. Shares that were measured as checks are repeated here.
     """
-    measured = [check for check in maps.summary if check.name.replace("_", " ") in _SHARES]
-    shares = [
-        {"name": check.name.replace("_", " "), "value": check.value, "sentence": check.sentence}
-        for check in measured
-    ]
+    shares: list[dict[str, Any]] = []
+    measured = {check.name.replace("_", " "): check for check in maps.summary}
     values = [value for series in maps.volumes for value in _position_shares(series)]
-    if values and not any(share["name"] == "position share" for share in shares):
-        middle = round(median(values), 4)
+    if "position share" in measured or values:
+        found = measured.get("position share")
+        middle = found.value if found else round(median(values), 4)
         sentence = (
-            f"{middle:.0%} of the relevance (median over volumes, {min(values):.0%} to "
-            f"{max(values):.0%}) is due to where a patch is, whatever it shows; the brain map "
-            f"leaves it out."
+            f"{middle:.0%} of the relevance of patches (median over volumes) is due to where a "
+            f"patch is, whatever it shows; the brain map leaves it out."
         )
-        shares.insert(0, {"name": "position share", "value": middle, "sentence": sentence})
+        shares.append({"name": "position share", "value": middle, "sentence": sentence})
+    steering = measured.get("attention steering")
+    if steering is not None:
+        name, value = "attention steering", steering.value
+        shares.append({"name": name, "value": value, "sentence": steering.sentence})
     return shares
 
 

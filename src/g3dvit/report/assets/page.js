@@ -152,6 +152,9 @@
     $("save-picture").onclick = savePicture;
     $("save-map").onclick = saveMap;
     $("gl").addEventListener("keydown", keyed, true);
+    window.addEventListener("beforeprint", () => { // paper has nothing to unfold
+      document.querySelectorAll("details.passed").forEach((part) => { part.open = true; });
+    });
     $("predictions").addEventListener("click", (event) => {
       const button = event.target.closest("button[data-row]");
       if (button) showRow(Number(button.dataset.row), true);
@@ -413,15 +416,26 @@
     }));
     const list = document.createElement("ul");
     list.className = "checks";
-    for (const check of method.checks) {
-      const item = document.createElement("li");
-      const badge = document.createElement("span");
-      badge.className = "badge " + check.verdict;
-      badge.textContent = { pass: "passed", warn: "warning", fail: "FAILED" }[check.verdict];
-      item.append(badge, " " + check.name);
-      list.append(item);
+    const words = { pass: "passed", warn: "warning", fail: "FAILED" };
+    for (const check of method.checks.filter((c) => c.verdict !== "pass")) {
+      list.append(checkLine(check.verdict, words[check.verdict], check.name, check.sentence));
+    }
+    const passed = method.checks.filter((c) => c.verdict === "pass").map((c) => c.name);
+    if (passed.length) {
+      list.append(checkLine("pass", passed.length + " passed", "", passed.join(", ")));
     }
     $("about-checks").replaceChildren(list);
+  }
+
+  function checkLine(verdict, word, name, text) {
+    const item = document.createElement("li");
+    const badge = document.createElement("span");
+    badge.className = "badge " + verdict;
+    badge.textContent = word;
+    const title = document.createElement("b");
+    title.textContent = name;
+    item.append(badge, " ", title, " " + text);
+    return item;
   }
 
   function buildParts(layer) {
