@@ -27,7 +27,7 @@ from g3dvit.explain_request import Request
 from g3dvit.explanation import Explanation
 from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS, Weighting
-from g3dvit.seen import amplitude_checks, invisible_checks
+from g3dvit.seen import amplitude_check, invisible_checks
 from g3dvit.targets import Chosen, num_classes, resolve_score, score_batch
 
 #: Names for ``check=``; all of them are made on the first batch of a run.
@@ -35,6 +35,7 @@ CHECKS = (
     "float64", "jitter", "class_blind", "input_blind", "amplitude", "invisible", "steering",
 )  # fmt: skip
 _JITTER = 1e-3
+_SEES_CONSTANTS = "the model does not normalise each patch, so that it sees constant ones too"
 _GATES = ("frozen gates", "gate variants", "shifts")
 
 Rows = list[tuple[Check, ...]]
@@ -116,11 +117,13 @@ def further_checks(
         for name, row in _class_blind(network, x, request, geometry, chosen, maps).items():
             add(name, row)
     if "amplitude" in checks or "invisible" in checks:
-        strength, normalised = amplitude_checks(network, x, geometry)
-        hidden = invisible_checks(network, x, geometry, normalised, inside)
+        strength, normalised = amplitude_check(network, x[:1], geometry)
+        hidden = [not_applicable("invisible patches", _SEES_CONSTANTS)] * len(x)
+        if normalised and "invisible" in checks:
+            hidden = invisible_checks(network, x, geometry, inside)
         for name in methods:
             if "amplitude" in checks:
-                add(name, strength)
+                add(name, [strength] * len(x))
             if "invisible" in checks:
                 add(name, hidden)
     if "steering" in checks:

@@ -24,79 +24,69 @@ Run = Callable[[Tensor], Any]
 
 #: Outputs that change by less than this share are the same.
 _SAME = 1e-3
+_NOTHING = 1e-6
 #: A patch is constant if it varies by less than this share of its level and the volume's spread.
 _CONSTANT = 1e-6
 _STEPS = 6
 
 
-def amplitude_checks(run: Run, x: Tensor, geometry: Geometry) -> tuple[list[Check], list[bool]]:
+def amplitude_check(run: Run, x: Tensor, geometry: Geometry) -> tuple[Check, bool]:
     """Judge whether a model sees how strong a signal is.
 
     Parameters
     ----------
     run
         The model inside `g3dvit.capture.guest`, or what calls it.
-    x : (batch, ...)
-        Its input.
+    x : (1, ...)
+        One input.
     geometry
         How the model divides it.
 
     Returns
     -------
-    checks
-        One per volume.
+    check
+        Blindness to the amplitude of the volume, or of each patch.
     normalised
-        Per volume, whether each patch may get a level and an amplitude of its own.
+        Whether each patch may get a level and an amplitude of its own.
     """
     axes = [axis + 1 for axis in geometry.spatial_axes]
     generator = torch.Generator().manual_seed(0)
     mean, spread, shape = _parts(_to_patches(x.detach().float().cpu(), geometry))
     # Patches of one amplitude, well above what a normalisation may guard against dividing by.
-    typical = spread.amax(1, keepdim=True)
+    typical = spread.amax()
     gain = torch.exp(torch.rand(mean.shape, generator=generator).sub(0.5) * 1.4)
     level = torch.randn(mean.shape, generator=generator) * typical
     alike = _to_volume(mean + typical * shape, x, geometry)
     own = _to_volume(mean + level + typical * gain * shape, x, geometry)
-    z, whole, each, mirrored = (_outputs(run, v) for v in (x, 2 * x + 1, own, x.flip(axes)))
-    size = (mirrored - z).norm(dim=1)
-    apart = (each - _outputs(run, alike)).norm(dim=1)
-    checks, normalised = [], []
-    for n in range(len(x)):
-        if not bool(size[n] > _SAME * 1e-3 * z[n].norm()):
-            reason = "the model says the same of this volume and its mirror image"
-            checks.append(not_applicable("amplitude blindness", reason))
-            normalised.append(False)
-            continue
-        by_patch = bool(apart[n] < _SAME * size[n])
-        change = float((whole[n] - z[n]).norm() / size[n])
-        checks.append(diagnose.check_amplitude(change, by_patch=by_patch))
-        normalised.append(by_patch)
-    return checks, normalised
+    several = (x, 2 * x + 1, x.flip(axes), alike, own)
+    z, whole, mirrored, same, each = (_outputs(run, volume) for volume in several)
+    size = float((mirrored - z).norm())
+    if not size > _NOTHING * float(z.norm()):
+        reason = "the model says the same of a volume and its mirror image"
+        return not_applicable("amplitude blindness", reason), False
+    by_patch = float((each - same).norm()) < _SAME * size
+    return diagnose.check_amplitude(float((whole - z).norm()) / size, by_patch=by_patch), by_patch
 
 
 def invisible_checks(
     run: Run,
     x: Tensor,
     geometry: Geometry,
-    normalised: list[bool],
     inside: Bool[Tensor, " patches"] | None = None,
 ) -> list[Check]:
     """Judge how much of the brain a model that normalises its patches cannot see.
 
     Parameters
     ----------
-    run, x, geometry
-        As for `amplitude_checks`.
-    normalised
-        What that found.
+    run, geometry
+        As for `amplitude_check`.
+    x : (batch, ...)
+        Inputs of a model that normalises its patches.
     inside : (patches,)
         Patches with brain in them, C order of the grid; None takes those that are not all
         background, the commonest value of the volume.
     """
     name = "invisible patches"
-    if not any(normalised):
-        reason = "the model does not normalise each patch, so that it sees constant ones too"
-        return [not_applicable(name, reason)] * len(x)
     patches = _to_patches(x.detach().float().cpu(), geometry)
     guard: float | None = None
     checks = []
@@ -104,8 +94,8 @@ def invisible_checks(
         own = inside
         if own is None:
             own = (voxels != voxels.flatten().mode().values).any(1)
-        if not normalised[n] or not bool(own.any()):
-            checks.append(not_applicable(name, "nothing in this volume could be told apart"))
+        if not bool(own.any()):
+            checks.append(not_applicable(name, "this volume has one value only"))
             continue
         spread = voxels.std(dim=1, unbiased=False)
         varies = spread > _CONSTANT * (voxels.mean(1).abs() + voxels.std())

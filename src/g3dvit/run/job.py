@@ -116,7 +116,7 @@ class Job:
         one = next(iter(results.values()))
         seen = self.explainer.check(x, one, VOLUME_CHECKS, brain=self.brain)
         amplitude, invisible = zip(*seen, strict=True)
-        self.model_checks = (max(amplitude, key=lambda check: check.verdict == "warn"),)
+        self.model_checks = amplitude[:1]
         return {
             name: [
                 (*row, hidden)
