@@ -27,7 +27,7 @@ from g3dvit.explain_request import Request
 from g3dvit.explanation import Explanation
 from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS, Weighting
-from g3dvit.seen import amplitude_check, invisible_checks
+from g3dvit.seen import amplitude_check, invisible_checks, jittered
 from g3dvit.targets import Chosen, num_classes, resolve_score, score_batch
 
 #: Names for ``check=``; all of them are made on the first batch of a run.
@@ -105,11 +105,8 @@ def further_checks(
         for name in methods:
             add(name, same[name])
     if "jitter" in checks:
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
-        size = x.float().flatten(1).std(1).to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
-        moved = explain_batch(
-            network, x + _JITTER * size * noise, request, geometry, chosen=chosen
-        ).maps
+        noisy = jittered(x, geometry, amount=_JITTER)
+        moved = explain_batch(network, noisy, request, geometry, chosen=chosen).maps
         for name in methods:
             other = moved[name]["relevance"].reshape(shape)
             add(name, _lowest(maps[name], other))

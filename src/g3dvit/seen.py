@@ -106,6 +106,18 @@ def invisible_checks(
     return checks
 
 
+def jittered(x: Tensor, geometry: Geometry, *, amount: float, seed: int = 0) -> Tensor:
+    """Return volumes with noise of a share of each patch's own standard deviation.
+
+    Constant patches stay constant: to a model that normalises its patches, the least noise in them
+    is as large as any signal.
+    """
+    patches = _to_patches(x.detach().float().cpu(), geometry)
+    noise = torch.randn(patches.shape, generator=torch.Generator().manual_seed(seed))
+    spread = patches.std(dim=2, unbiased=False, keepdim=True)
+    return _to_volume(patches + amount * spread * noise, x, geometry)
+
+
 def patches_in(mask: Tensor, geometry: Geometry) -> Bool[Tensor, " patches"]:
     """Return the patches with any voxel of a mask, C order of the grid.
 

@@ -37,7 +37,7 @@ On the first batch of a run, or on request; they need passes of their own:
 check                measured                                                  fails at  warns at
 ===================  ========================================================  ========  =======
 float64 agreement    Spearman correlation of float32 and float64 R_p           < 0.95    < 0.99
-jitter               the same of x and x + noise of 1e-3 of its deviation      < 0.8     < 0.95
+jitter               the same of x and x + noise of 1e-3 of each patch's sd    < 0.8     < 0.95
 class-blind          the same of the explained class and the runner-up         > 0.98    > 0.9
 input-blind          the same of different volumes, mean over pairs            > 0.98    > 0.9
 amplitude blindness  change of the outputs, 2 x + 1 over x mirrored            -         < 1e-3
