@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from chromium import Page, chromium_command
-from fake_run import SMALL, FakeCheck, grid_mm, small_run
+from fake_run import SMALL, FakeCheck, flat_background, grid_mm, small_run
+from g3dvit.grids import ImageGrid, PatchGrid
 from g3dvit.report.display import shown_mean
 from g3dvit.report.page import render_page
 from g3dvit.report.pictures import Picture
@@ -510,6 +511,37 @@ def test_every_control_has_a_name_and_phones_do_not_scroll_sideways(page):
     page.resize(400, 800)
     page.settle()
     assert page.run("document.documentElement.scrollWidth") <= 400
+
+
+def test_left_is_left_in_an_oblique_mirrored_space(browser, tmp_path):
+    """LAS, turned about two axes: place, side and outline follow the world."""
+    turn, tip = 0.35, 0.3
+    about_z = [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    about_x = [[1, 0, 0], [0, np.cos(tip), -np.sin(tip)], [0, np.sin(tip), np.cos(tip)]]
+    affine = np.diag([-4.0, 4, 4, 1])
+    affine[:3, 3] = [80, -110, -64]
+    world = np.eye(4)
+    world[:3, :3] = np.array(about_z) @ about_x
+    grid = ImageGrid((40, 48, 36), world @ affine)
+    run = small_run(
+        patches=PatchGrid(grid, (5, 6, 4)), background=flat_background(grid), space=None
+    )
+    path = tmp_path / "oblique.html"
+    path.write_text(render_page(scene_of(run)), encoding="utf-8")
+    browser.open(path)
+    choose(browser, "view", "slices")
+    choose(browser, "sign", "positive")
+    words = " ".join(text(browser, "#readout").replace("−", "-").split())
+    assert words.startswith("scanner x ")
+    x, y, z = (int(words.split()[n]) for n in (2, 4, 6))
+    np.testing.assert_allclose([x, y, z], [-40, -22, 56], atol=4)
+    left, top, width, height = browser.run(
+        "[...g3dvit.nv.screenSlices.find((s) => s.axCorSag === 0).leftTopWidthHeight]"
+    )
+    box = red(canvas(browser))[round(top) : round(top + height), round(left) : round(left + width)]
+    columns = np.nonzero(box)[1]
+    assert len(columns) > 30
+    assert columns.mean() / box.shape[1] < 0.45
 
 
 def test_hostile_names_do_nothing(browser, tmp_path):

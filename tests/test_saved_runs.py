@@ -126,6 +126,25 @@ def test_own_background_comes_first(out, tmp_path):
         remake_page(out, background=tmp_path / "4d.nii.gz")
 
 
+def test_evaluation_is_shown_as_evidence(out, tmp_path):
+    folder = tmp_path / "evaluated"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "evaluation.tsv").write_text("map\tsrg\nfrozen_gate\t0.61\n" + HOSTILE + "\tn/a\n")
+    (folder / "regions.tsv").write_text("map\taccuracy\n")
+    (folder / "sentence.txt").write_text("Removing what the map names first lowers the score.\n")
+    about = {"generator": {"name": "g3dvit"}, "columns": {"srg": "Symmetric relevance gain."}}
+    (folder / "evaluation.json").write_text(json.dumps(about))
+    (folder / "figures" / "evaluation.png").write_bytes(b"a picture")
+    page = remake_page(out, evaluation=folder).read_text()
+    for words in ("lowers the score.", "0.61", "Symmetric relevance gain.", "in curves"):
+        assert words in page
+    assert "<script>window.hacked" not in page
+    assert "with it alone" not in page  # an empty table says nothing
+    (folder / "evaluation.tsv").unlink()
+    with pytest.raises(OutputError, match="not what `g3dvit evaluate -o` wrote"):
+        remake_page(out, evaluation=folder)
+
+
 @pytest.mark.parametrize("lost", ["predictions.tsv", "shown/background-1.nii.gz"])
 def test_a_lost_file_is_named(out, lost):
     (out / lost).unlink()

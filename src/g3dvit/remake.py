@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from g3dvit.errors import OutputError
+from g3dvit.folders import GENERATOR
 from g3dvit.grids import ImageGrid
 from g3dvit.nifti import read_nifti, write_together
 from g3dvit.report.page import render_page
-from g3dvit.report.pictures import in_page, page_pictures
+from g3dvit.report.pictures import Picture, in_page, page_pictures
 from g3dvit.report.scene import scene_of
 from g3dvit.run_result import RunResult
 from g3dvit.saved_runs import load_run
-from g3dvit.shown import Background, Display
+from g3dvit.shown import Background, Display, ResultTable
 
 PAGE = "report.html"
 
@@ -26,6 +29,7 @@ def remake_page(
     output: str | Path | None = None,
     overwrite: bool = False,
     background: str | Path | None = None,
+    evaluation: str | Path | None = None,
     display: Display | None = None,
 ) -> Path:
     """Make the page of an output folder again, with what was added to its ``tables`` since.
@@ -40,6 +44,9 @@ def remake_page(
         Replace `output` where it is another file that exists.
     background
         A 3D image in the space of the maps to put under them first.
+    evaluation
+        What ``g3dvit evaluate -o`` wrote about this model: its table, sentence and figure are
+        shown as evidence.
     display
         Display options; those of the run if None.
 
@@ -64,12 +71,50 @@ def remake_page(
     target = folder / PAGE if output is None else Path(output)
     if target.is_dir():
         raise OutputError(f"{target} is a folder; name the page, such as {target / PAGE}")
-    page = render_page(scene_of(result, in_page(list(page_pictures(result)))))
+    pictures = in_page(list(page_pictures(result)))
+    if evaluation is not None:
+        result = replace(result, tables=(*result.tables, *_evidence(Path(evaluation))))
+        pictures += _evidence_pictures(Path(evaluation))
+    page = render_page(scene_of(result, pictures))
     write_together(
         {target: lambda part: part.write_text(page, encoding="utf-8")},
         overwrite=overwrite or output is None,
     )
     return target
+
+
+def _evidence(folder: Path) -> tuple[ResultTable, ...]:
+    """Return the tables of an evaluation; the first carries the sentence."""
+    about = folder / "evaluation.json"
+    try:
+        found = json.loads(about.read_text(encoding="utf-8"))
+        if found["generator"]["name"] != GENERATOR:
+            raise KeyError("generator")
+        sentence = (folder / "sentence.txt").read_text(encoding="utf-8").strip()
+        files = [("evaluation", "How faithful the maps are", sentence)]
+        files += [("regions", "Accuracy without the top region, and with it alone", "")]
+        frames = [
+            pd.read_csv(folder / f"{name}.tsv", sep="\t", keep_default_na=False, na_values=["n/a"])
+            for name, _, _ in files
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{folder} is not what `g3dvit evaluate -o` wrote ({about.name} and its tables); name "
+            f"that folder"
+        ) from error
+    columns = {str(name): str(words) for name, words in found.get("columns", {}).items()}
+    return tuple(
+        ResultTable(f"evaluate-{name}", title, "evidence", frame, note, columns)
+        for (name, title, note), frame in zip(files, frames, strict=True)
+        if len(frame)
+    )
+
+
+def _evidence_pictures(folder: Path) -> list[Picture]:
+    path = folder / "figures" / "evaluation.png"
+    if not path.exists():
+        return []
+    return [Picture("evidence", 0, "How faithful the maps are, in curves", path.read_bytes())]
 
 
 def _with_background(result: RunResult, path: Path) -> RunResult:

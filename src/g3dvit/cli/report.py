@@ -13,6 +13,7 @@ HELP = "make the page of a run again, from its output folder"
 EPILOG = """\
 examples:
   g3dvit report maps
+  g3dvit report maps --evaluation evaluated
   g3dvit report maps --background sub-01_T1w_in_the_maps_space.nii.gz -o talk.html
 """
 
@@ -25,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--background", metavar="NII", help="3D image in the space of the maps, shown under them"
     )
+    parser.add_argument(
+        "--evaluation", metavar="DIR", help="folder of `g3dvit evaluate -o`, shown as evidence"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         output=arguments.output,
         overwrite=arguments.overwrite,
         background=arguments.background,
+        evaluation=arguments.evaluation,
     )
     print(page)
     return 0

@@ -20,7 +20,7 @@ class Picture:
     Parameters
     ----------
     kind
-        ``"means"`` or ``"methods"``: what is side by side.
+        ``"means"`` or ``"methods"``: what is side by side; or ``"evidence"``.
     number
         Of the method or of the class mean, for the file's name.
     title

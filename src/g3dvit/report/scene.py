@@ -89,7 +89,7 @@ def scene_of(result: RunResult, pictures: Sequence[Picture] = ()) -> dict[str, A
                 for p in pictures
                 if p.kind == kind
             ]
-            for kind in ("means", "methods")
+            for kind in ("means", "methods", "evidence")
         },
         "tables": [_table(table) for table in result.tables],
         "methods_text": methods_text(result),
