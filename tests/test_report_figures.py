@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from fake_run import flat_background, small_run
+from fake_run import FakeCheck, flat_background, small_run
 from g3dvit.grids import ImageGrid
 from g3dvit.report.display import shown_mean
 from g3dvit.report.drawing import Shown, draw_slices, framed, new_figure
@@ -210,3 +210,18 @@ def test_nothing_is_shown_beyond_a_volume_that_covers_a_part_of_the_background(a
     for cut, inside in ((12.0, False), (44.0, True), (100.0, False)):
         same = np.array_equal(drawn(values, cut), drawn(np.zeros_like(values), cut))
         assert same != inside
+
+
+def test_shares_of_frozen_gates_stand_beside_their_map():
+    run = small_run()
+    shares = (
+        FakeCheck("position share", 0.43, 0.9, 0.99, "pass", ""),
+        FakeCheck("attention steering", 0.6, None, None, "pass", ""),
+    )
+    gates = replace(run.maps[0], checks=tuple((*row, *shares) for row in run.maps[0].checks))
+    words = "position share 43%, attention steering 0.60"
+    alone = class_mean_figure(run, gates, gates.class_means[0])
+    assert any(f"content shown; {words}" in text.get_text() for text in alone.texts)
+    beside = comparison_figure(replace(run, maps=(gates, *run.maps[1:])))
+    said = [" ".join(text.get_text().split()) for text in beside.texts]
+    assert sum(words in text for text in said) == 1

@@ -35,7 +35,7 @@ from g3dvit.report.words import (
     has_template_space,
     millimetres,
     plain_text,
-    shares_sentence,
+    shares_beside,
     shows,
     stamp_of,
     wrapped,
@@ -159,7 +159,7 @@ def _rows_figure(result: RunResult, rows: Sequence[_Row], title: str, subtitle: 
             box = (x, bottom + 0.06 / height, width, 1.72 / height)
             draw_slices(figure, result.background, shown, axis, cuts, box)
         stamp = stamp_of(row.mean.checks)
-        _row_head(figure, row.label, row.mean, bottom + 1.05 / height)
+        _row_head(figure, row, bottom + 1.05 / height)
         units = display_units(row.maps.units, result.display)
         draw_colour_bar(figure, shown, units, (0.915, bottom + 0.2 / height, 0.012, 1.4 / height))
         if stamp:
@@ -231,7 +231,9 @@ def _peak_mm(result: RunResult, rows: Sequence[tuple[MapSet, ClassMean]]) -> lis
 def _subtitle(maps: MapSet, mean: ClassMean) -> str:
     layer = f" · layer {maps.layer}" if maps.layer else ""
     resolution = millimetres(mean.voxel.resolution_mm)
-    return f"{mean.title} · effective resolution {resolution}{layer}"
+    shares = shares_beside(maps.summary)
+    beside = f" · content shown; {shares}" if shares else ""
+    return f"{mean.title} · effective resolution {resolution}{layer}{beside}"
 
 
 def _heading(figure: Figure, title: str, subtitle: str) -> None:
@@ -242,7 +244,7 @@ def _heading(figure: Figure, title: str, subtitle: str) -> None:
 
 def _foot(figure: Figure, result: RunResult, maps: Sequence[MapSet]) -> None:
     sentences = [NOT_BOLD, USES_NOT_DIFFERS, f"Background: {result.background.title}."]
-    sentences += [caption_of(result.display, maps), *map(shares_sentence, maps), *result.notes]
+    sentences += [caption_of(result.display, maps), *result.notes]
     if result.truth:
         sentences.append("Green outline: where the answer was planted.")
     text = wrapped(" ".join(s for s in sentences if s), 170)
@@ -255,16 +257,17 @@ def _foot(figure: Figure, result: RunResult, maps: Sequence[MapSet]) -> None:
         figure.text(0.02, y, words, size=9.5, weight="bold", color=FAILED, va="bottom")
 
 
-def _row_head(figure: Figure, label: str, mean: ClassMean, y: float) -> None:
-    figure.text(0.02, y, wrapped(label, 22), weight="bold", va="bottom")
-    stamp = stamp_of(mean.checks)
-    warned = [f"{c.name}: {c.sentence}" for c in mean.checks if c.verdict == "warn"]
+def _row_head(figure: Figure, row: _Row, y: float) -> None:
+    figure.text(0.02, y, wrapped(row.label, 22), weight="bold", va="bottom")
+    checks = row.mean.checks
+    stamp = stamp_of(checks)
+    warned = [f"{c.name}: {c.sentence}" for c in checks if c.verdict == "warn"]
     said, colour = "all checks passed", "#2e6b34"
     if stamp:
         said, colour = stamp.partition(": ")[2], FAILED
     elif warned:
         said, colour = f"warning: {' | '.join(warned)}", _WARNED
-    lines = textwrap.wrap(plain_text(said), 34)
-    text = "\n".join(lines[:6]) + (" …" if len(lines) > 6 else "")
+    lines = textwrap.wrap(plain_text(said), 34, max_lines=6, placeholder=" …")
+    text = "\n".join([*lines, *textwrap.wrap(shares_beside(row.maps.summary), 34)])
     below = y - 0.06 / figure.get_figheight()
     figure.text(0.02, below, text, color=colour, size=8, va="top")

@@ -161,20 +161,14 @@ def method_sentence(method: str) -> str:
     return _METHODS.get(method, (f"Relevance by the method {method}.", ""))[0]
 
 
-def shares_sentence(maps: MapSet) -> str:
-    """Return what is shown of frozen gates, with the shares that belong beside it; else nothing."""
-    values = {check.name: check.value for check in maps.summary}
+def shares_beside(checks: Sequence[CheckLike]) -> str:
+    """Return the shares that stand beside frozen-gate content, in a few words; else nothing."""
+    values = {check.name: check.value for check in checks}
     if "position share" not in values:
         return ""
-    position = f"{values['position share']:.0%}"
-    sentence = (
-        f"Shown is the content; beside it, the position code makes up {position} of the patches' "
-        "relevance, the same for every volume."
-    )
-    if "attention steering" in values:
-        steering = f"{values['attention steering']:.2f}"
-        sentence += f" Attention steering: {steering} of the score's sensitivity."
-    return sentence
+    words = f"position share {values['position share']:.0%}"
+    steering = values.get("attention steering")
+    return words if steering is None else f"{words}, attention steering {steering:.2f}"
 
 
 def stamp_of(checks: Sequence[CheckLike]) -> str | None:
