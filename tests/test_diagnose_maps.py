@@ -17,7 +17,7 @@ from g3dvit.capture.attention_gates import steering_gradients
 from g3dvit.checks import not_applicable, worst
 from g3dvit.errors import InputError
 from g3dvit.explain import CHECKS, Explainer
-from g3dvit.run.checks import input_blind_check
+from g3dvit.run.checks import carry_over, input_blind_check
 from small_models import ExplicitAttention
 from test_methods import vit
 
@@ -114,6 +114,16 @@ def test_volumes_of_a_run_are_compared_for_their_commonest_target():
     assert check.verdict == "fail" and check.value == pytest.approx(1)
     assert input_blind_check([*[same] * 60, *other[:50], *other[:20]], targets).verdict == "pass"
     assert math.isnan(input_blind_check([], []).value)
+
+
+def test_what_the_first_volumes_fail_counts_for_all():
+    always = diagnose.check_flat(0.9)
+    blind, seeing = diagnose.class_blind([1, 2, 3], [1, 2, 3]), diagnose.check_jitter(1.0)
+    rows = carry_over([(always, blind, seeing)] * 2 + [(always,)] * 3)
+    assert [[c.name for c in row] for row in rows[2:]] == [["flat map", "class-blind"]] * 3
+    assert rows[4][1].verdict == "fail"
+    assert rows[4][1].sentence.endswith("Measured on the first volumes of the run.")
+    assert carry_over([(always,)] * 3) == [(always,)] * 3
 
 
 # -- steering ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from g3dvit import diagnose
+from g3dvit.check_summary import summarise_checks
 from g3dvit.checks import Check, not_applicable
 from g3dvit.grids import PatchGrid
 from g3dvit.prepare import Preparation
@@ -55,3 +57,28 @@ def input_blind_check(relevance: Sequence[NDArray[np.float32]], targets: Sequenc
     same = [one for one, target in zip(relevance, targets, strict=True) if target == common]
     chosen = np.unique(np.linspace(0, len(same) - 1, min(_COMPARED, len(same))).round().astype(int))
     return diagnose.input_blind([same[n] for n in chosen])
+
+
+def carry_over(rows: Sequence[tuple[Check, ...]]) -> list[tuple[Check, ...]]:
+    """Let what the first volumes of a run failed count for the others too.
+
+    Some checks need passes of their own and are made on the first volumes only. What they warn or
+    fail of is the method on this model, so that every map of it is marked.
+
+    Parameters
+    ----------
+    rows
+        The checks of each volume.
+    """
+    found = list(rows)
+    for name in dict.fromkeys(check.name for row in rows for check in row):
+        made = [check for row in rows for check in row if check.name == name]
+        if len(made) == len(rows):
+            continue
+        (summary,) = summarise_checks([[check] for check in made])
+        if summary.verdict == "pass":
+            continue
+        one = next(check for check in made if check.verdict == summary.verdict)
+        told = replace(one, sentence=f"{one.sentence} Measured on the first volumes of the run.")
+        found = [row if any(check.name == name for check in row) else (*row, told) for row in found]
+    return found

@@ -25,7 +25,7 @@ from g3dvit.grids import PatchGrid
 from g3dvit.maps import RelevanceMap, patch_map
 from g3dvit.methods import METHODS
 from g3dvit.recommend import show_first
-from g3dvit.run.checks import input_blind_check, outside_checks
+from g3dvit.run.checks import carry_over, input_blind_check, outside_checks
 from g3dvit.run.inputs import OpenRun
 from g3dvit.run.targets import TargetPlan, target_words
 from g3dvit.run_result import ClassMean, MapSet, summarise_checks
@@ -238,7 +238,7 @@ class Collector:
             for tally in self._tallies.values():
                 maps = [one for of_run in tally.maps for one in of_run]
                 check = input_blind_check(maps, [row["target"] for row in self._rows])
-                tally.checks = [(*own, check) for own in tally.checks]
+                tally.checks = [(*own, check) for own in carry_over(tally.checks)]
         return show_first([self._map_set(tally, metadata) for tally in self._tallies.values()])
 
     def _map_set(self, tally: _Tally, common: Mapping[str, Any]) -> MapSet:
