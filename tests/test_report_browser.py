@@ -544,6 +544,28 @@ def test_left_is_left_in_an_oblique_mirrored_space(browser, tmp_path):
     assert columns.mean() / box.shape[1] < 0.45
 
 
+@pytest.mark.parametrize("case", ["no maps", "one volume", "no labels", "no means", "no times"])
+def test_pages_that_lack_something_work_too(browser, tmp_path, case):
+    run = small_run(n_volumes=1 if case == "one volume" else 12, labelled=case != "no labels")
+    if case == "no maps":
+        run = replace(run, maps=())
+    if case == "no means":
+        run = replace(run, maps=tuple(replace(maps, class_means=()) for maps in run.maps))
+    if case == "no times":
+        run = replace(run, predictions=run.predictions.assign(onset_s=np.nan))
+    path = tmp_path / "page.html"
+    path.write_text(render_page(scene_of(run)), encoding="utf-8")
+    browser.errors.clear()
+    browser.open(path)
+    browser.settle()
+    assert browser.errors == []
+    assert browser.run("document.documentElement.dataset.ready") == "yes"
+    expected = "This run has no maps." if case == "no maps" else "log-odds"
+    assert expected in text(browser, "#readout")
+    unit = "time point" if case == "no times" else "time in the run (s)"
+    assert text(browser, "#chart").endswith(unit)
+
+
 def test_hostile_names_do_nothing(browser, tmp_path):
     run = small_run(class_names=(f"left{HOSTILE}", "right"), run_name=HOSTILE)
     check = FakeCheck(HOSTILE, 0.0, None, None, "fail", HOSTILE)

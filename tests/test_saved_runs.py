@@ -133,6 +133,7 @@ def test_evaluation_is_shown_as_evidence(out, tmp_path):
     (folder / "regions.tsv").write_text("map\taccuracy\n")
     (folder / "sentence.txt").write_text("Removing what the map names first lowers the score.\n")
     about = {"generator": {"name": "g3dvit"}, "columns": {"srg": "Symmetric relevance gain."}}
+    about |= {"model": "hands", "model_sha256": "ab" * 32}
     (folder / "evaluation.json").write_text(json.dumps(about))
     (folder / "figures" / "evaluation.png").write_bytes(b"a picture")
     page = remake_page(out, evaluation=folder).read_text()
@@ -140,6 +141,10 @@ def test_evaluation_is_shown_as_evidence(out, tmp_path):
         assert words in page
     assert "<script>window.hacked" not in page
     assert "with it alone" not in page  # an empty table says nothing
+    about["model_sha256"] = "cd" * 32
+    (folder / "evaluation.json").write_text(json.dumps(about))
+    with pytest.raises(OutputError, match="evaluates the model 'hands'"):
+        remake_page(out, evaluation=folder)
     (folder / "evaluation.tsv").unlink()
     with pytest.raises(OutputError, match="not what `g3dvit evaluate -o` wrote"):
         remake_page(out, evaluation=folder)

@@ -16,7 +16,7 @@ from g3dvit.nifti import read_nifti, write_together
 from g3dvit.report.page import render_page
 from g3dvit.report.pictures import Picture, in_page, page_pictures
 from g3dvit.report.scene import scene_of
-from g3dvit.run_result import RunResult
+from g3dvit.run_result import ModelSummary, RunResult
 from g3dvit.saved_runs import load_run
 from g3dvit.shown import Background, Display, ResultTable
 
@@ -73,7 +73,9 @@ def remake_page(
         raise OutputError(f"{target} is a folder; name the page, such as {target / PAGE}")
     pictures = in_page(list(page_pictures(result)))
     if evaluation is not None:
-        result = replace(result, tables=(*result.tables, *_evidence(Path(evaluation))))
+        result = replace(
+            result, tables=(*result.tables, *_evidence(Path(evaluation), result.model))
+        )
         pictures += _evidence_pictures(Path(evaluation))
     page = render_page(scene_of(result, pictures))
     write_together(
@@ -83,8 +85,8 @@ def remake_page(
     return target
 
 
-def _evidence(folder: Path) -> tuple[ResultTable, ...]:
-    """Return the tables of an evaluation; the first carries the sentence."""
+def _evidence(folder: Path, model: ModelSummary) -> tuple[ResultTable, ...]:
+    """Return the tables of an evaluation of this model; the first carries the sentence."""
     about = folder / "evaluation.json"
     try:
         found = json.loads(about.read_text(encoding="utf-8"))
@@ -102,6 +104,12 @@ def _evidence(folder: Path) -> tuple[ResultTable, ...]:
             f"{folder} is not what `g3dvit evaluate -o` wrote ({about.name} and its tables); name "
             f"that folder"
         ) from error
+    if found.get("model_sha256") != model.sha256:
+        raise OutputError(
+            f"{folder} evaluates the model {found.get('model')!r} "
+            f"({found.get('model_sha256') or 'no hash'}), but this page is about {model.name!r} "
+            f"({model.sha256 or 'no hash'}); run `g3dvit evaluate` with the model of this page"
+        )
     columns = {str(name): str(words) for name, words in found.get("columns", {}).items()}
     return tuple(
         ResultTable(f"evaluate-{name}", title, "evidence", frame, note, columns)

@@ -30,6 +30,7 @@ from g3dvit.evaluate.units import (
     unit_means,
 )
 from g3dvit.evaluate.words import sentence_of
+from g3dvit.run.record import weights_hash
 
 Array = NDArray[np.float64]
 SCHEMA_VERSION = 1
@@ -322,6 +323,7 @@ def _values(
     return {
         "schema_version": SCHEMA_VERSION,
         "model": prepared.model.name,
+        "model_sha256": weights_hash(prepared.model.description),
         "target": target,
         "score": "log_odds",
         "recommended": measured.recommended,

@@ -49,6 +49,8 @@
       if (scene.layers.length) {
         await showLayer(firstLayer(), 0);
         goToPeak();
+      } else {
+        $("readout").textContent = "This run has no maps.";
       }
       if (stage) {
         stage.setView(state.view);
