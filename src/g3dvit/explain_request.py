@@ -139,6 +139,21 @@ def resolve_options(
     )
 
 
+def given_to(methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of ``explain`` without those that only other methods take.
+
+    Parameters
+    ----------
+    methods
+        Their names.
+    given
+        Arguments by name.
+    """
+    special = {name for row in METHODS.values() for name in row.arguments}
+    taken = {name for method in methods for name in METHODS[method].arguments}
+    return {name: value for name, value in given.items() if name in taken or name not in special}
+
+
 def _references(given: Any, input_shape: tuple[int, ...]) -> Tensor | None:
     if given is None:
         return None

@@ -32,6 +32,7 @@ from g3dvit.report.scene import scene_of
 from g3dvit.report.words import (
     NOT_BOLD,
     USES_NOT_DIFFERS,
+    display_sentence,
     has_template_space,
     method_sentence,
     methods_text,
@@ -98,7 +99,9 @@ def _write_volumes(result: RunResult, folder: Path) -> list[tuple[str, str]]:
     names = _unique_names([run.name for run in result.inputs], kept="_.-")
     for maps, label in zip(result.maps, _map_labels(result), strict=True):
         first = 0
-        for run, name, volumes in zip(result.inputs, names, maps.volumes, strict=True):
+        for run, name, volumes in zip(
+            result.inputs, names, maps.volumes, strict=bool(maps.volumes)
+        ):
             checks = maps.checks[first : first + volumes.n_volumes]
             stamps = [stamp_of(of_volume) for of_volume in checks]
             about = {**volumes.metadata, "checks": checks, "stamps": stamps}
@@ -121,7 +124,7 @@ def _write_means(result: RunResult, folder: Path) -> list[tuple[str, str]]:
                 "group": mean.key.group,
                 "volumes": mean.key.which,
                 "n": mean.n,
-                "target": result.target,
+                "target": mean.target or result.target,
                 "checks": mean.checks,
                 "stamp": stamp_of(mean.checks),
                 "run_checks": result.checks,
@@ -137,7 +140,8 @@ def _write_means(result: RunResult, folder: Path) -> list[tuple[str, str]]:
 def _mean_words(maps: MapSet, mean: ClassMean, grid: str) -> str:
     failed = "; A CHECK FAILED" if stamp_of(mean.checks) else ""
     on = "one voxel per patch" if grid == "patch" else "on the model's grid"
-    return f"{maps.label}, mean of {mean.title}, {on}{failed}"
+    of = f", evidence for “{mean.target}”, for display" if mean.target else ""
+    return f"{maps.label}, mean of {mean.title}{of}, {on}{failed}"
 
 
 def _write_tables(result: RunResult, folder: Path, description: Mapping[str, Any]) -> None:
@@ -194,7 +198,7 @@ def _write_figures(result: RunResult, folder: Path) -> list[Picture]:
     for picture in pictures:
         name = f"desc-{methods[picture.number]}_means" if picture.kind == "means" else ""
         if picture.kind == "methods":
-            key = result.maps[0].class_means[picture.number].key
+            key = result.groups[picture.number]
             name = f"class-{label_of[key.group]}_volumes-{key.which}_comparison"
         (folder / "figures" / f"{name}.png").write_bytes(picture.png)
     return pictures
@@ -209,10 +213,13 @@ def _readme(result: RunResult, files: Sequence[tuple[str, str]]) -> str:
     sound = [path for path, words in files if "res-voxel" in path and "FAILED" not in words]
     volumes = next((path for path, _ in files if path.startswith("maps/")), "maps/...")
     example = (sound or [path for path, _ in files] or ["class_means/..."])[0]
-    shape = result.maps[0].volumes[0].resolution_mm if result.maps else (0.0, 0.0, 0.0)
+    shape = result.maps[0].resolution_mm if result.maps else (0.0, 0.0, 0.0)
     underlay = shlex.quote(result.inputs[0].source) if result.inputs else "YOUR_IMAGE"
     under = "-std" if has_template_space(result.space) else underlay
-    methods = "\n".join(f"  {m.label}: {method_sentence(m.method)}" for m in result.maps)
+    methods = "\n".join(
+        f"  {m.label}: {method_sentence(m.method)} {display_sentence(m)}".rstrip()
+        for m in result.maps
+    )
     failed = [f"  {m.label}: {stamp_of(m.summary)}" for m in result.maps if stamp_of(m.summary)]
     failed += [f"  all maps: {stamp_of(result.checks)}"] if stamp_of(result.checks) else []
     finer = f"\n{_FINER}" if any(maps.fine for maps in result.maps) else ""

@@ -15,6 +15,7 @@ from g3dvit.run_result import CheckLike, MapSet, Recommendation, worst
 
 #: Best first; methods that are not named here follow, in the order in which they were asked for.
 PREFERENCE = (
+    "shift_averaged_gamma",
     "shift_averaged",
     "frozen_gate",
     "frozen_gate_gamma",
@@ -29,6 +30,7 @@ PREFERENCE = (
 _LAST = ("token_gradcam",)
 _WHY = {
     "shift_averaged": "it shows places finer than a patch, and found planted places best",
+    "shift_averaged_gamma": "it shows places finer than a patch, and found planted places best",
     "frozen_gate": "its shares add up to the score, and among maps of one pass it found planted "
     "places best",
     "frozen_gate_gamma": "its shares add up to the score",
@@ -104,6 +106,11 @@ def _caution(maps: MapSet) -> str:
     """Return what to bear in mind about the recommended map."""
     values = {check.name: check.value for check in maps.summary}
     parts = []
+    if maps.display_only:
+        parts.append(
+            "it is made to be shown; for statistics take the content of frozen-gate relevance, "
+            "with one class for all volumes"
+        )
     if "position share" in values:
         share = f"{values['position share']:.0%} of its patches' relevance"
         parts.append(f"{share} is the position code, so that its content is shown as the map")

@@ -123,6 +123,9 @@ class ClassMean:
         resampled.
     checks
         What the checks said over these volumes (`summarise_checks`).
+    target
+        What it explains, in words, where that is not the run's one target but the group's own
+        class; such means are for display, and not compared with each other.
     """
 
     key: GroupKey
@@ -130,6 +133,7 @@ class ClassMean:
     patch: RelevanceMap
     voxel: RelevanceMap
     checks: tuple[CheckLike, ...] = ()
+    target: str = ""
 
     @property
     def title(self) -> str:
@@ -159,7 +163,8 @@ class MapSet:
     signed
         False where the values cannot be negative.
     volumes
-        One 4D map on the patch grid per run, as many volumes as the run's `time_points`.
+        One 4D map on the patch grid per run, as many volumes as the run's `time_points`; none where
+        a method was asked for class means only.
     class_means
         In the order to show them.
     checks
@@ -168,6 +173,8 @@ class MapSet:
         Shown first.
     fine
         Whether class means on the prepared grid were computed voxel by voxel, not from patches.
+    display_only
+        Made to be looked at: statistics on it find what is not there.
     """
 
     method: str
@@ -181,11 +188,18 @@ class MapSet:
     checks: tuple[tuple[CheckLike, ...], ...] = ()
     recommended: bool = False
     fine: bool = False
+    display_only: bool = False
 
     @property
     def summary(self) -> tuple[CheckSummary, ...]:
         """Every check over all volumes."""
         return summarise_checks(self.checks)
+
+    @property
+    def resolution_mm(self) -> tuple[float, float, float]:
+        """Effective resolution in mm; zeros where there is no map."""
+        maps = [*self.volumes, *(mean.patch for mean in self.class_means)]
+        return maps[0].resolution_mm if maps else (0.0, 0.0, 0.0)
 
     @property
     def label(self) -> str:
@@ -292,3 +306,8 @@ class RunResult:
     further_backgrounds: tuple[Background, ...] = ()
     tables: tuple[ResultTable, ...] = ()
     parcellation: Parcellation | None = None
+
+    @property
+    def groups(self) -> tuple[GroupKey, ...]:
+        """Groups of volumes with a class mean, by class name; correct before error."""
+        return tuple(sorted({mean.key for maps in self.maps for mean in maps.class_means}))

@@ -127,6 +127,8 @@ def description_of(
     for maps in result.maps:
         described = _plain_fields(maps, _OWN_MAPS)
         described["volumes"] = [next(volume_paths) for _ in maps.volumes]
+        if not maps.volumes:  # else they are in the sidecars of the volumes
+            described["checks"] = to_plain(maps.checks)
         described["class_means"] = [
             {
                 **_plain_fields(mean, _OWN_MEAN),
@@ -223,6 +225,7 @@ def _input(entry: Mapping[str, Any]) -> RunInput:
 def _map_set(folder: Path, entry: Mapping[str, Any]) -> MapSet:
     volumes = tuple(RelevanceMap.load(folder / path) for path in entry["volumes"])
     checks = [of_volume for series in volumes for of_volume in series.metadata.get("checks", [])]
+    checks = checks or entry.get("checks", [])
     means = []
     for mean in entry["class_means"]:
         patch = RelevanceMap.load(folder / mean["patch"])

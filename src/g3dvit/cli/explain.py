@@ -41,11 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--method",
         nargs="+",
-        default=["token_gradcam", "frozen_gate"],
-        help="token_gradcam, frozen_gate (default: these two), frozen_gate_gamma, "
-        "frozen_gate_noise, gradcam, hirescam, hirescam_blocks, layercam, xgradcam, "
-        "gradcam_plus_plus, eigencam, cam, gradient_rollout, attention_rollout, agcam, legrad, "
-        "gradient_x_input, smoothgrad, token_removal, rise",
+        default=["token_gradcam", "frozen_gate", "shift_averaged"],
+        help="token_gradcam, frozen_gate, shift_averaged (default: these three), "
+        "shift_averaged_gamma, frozen_gate_gamma, frozen_gate_noise, gradcam, hirescam, "
+        "hirescam_blocks, layercam, xgradcam, gradcam_plus_plus, eigencam, cam, gradient_rollout, "
+        "attention_rollout, agcam, legrad, gradient_x_input, smoothgrad, token_removal, rise; with "
+        "--references integrated_gradients, "
+        "expected_gradients, occlusion",
     )
     what.add_argument(
         "--target",
@@ -77,6 +79,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     how = parser.add_argument_group("how it is computed and shown")
     how.add_argument("--batch-size", type=_positive, metavar="N", help="volumes per pass")
+    how.add_argument(
+        "--shifts",
+        type=_from_zero,
+        default=8,
+        metavar="N",
+        help="shifts of the volume that shift_averaged and shift_averaged_gamma average over "
+        "(default 8), each as costly as frozen_gate; 0 leaves these maps out",
+    )
+    how.add_argument(
+        "--shift-averaged-per-volume",
+        action="store_true",
+        help="shift-averaged maps of every volume; without it they are made for class means only, "
+        "each of its own class, from at most 20 volumes of each class evenly over the runs (how "
+        "many is in the sidecar)",
+    )
+    how.add_argument(
+        "--references",
+        nargs="+",
+        default=(),
+        metavar="NII",
+        help="real images that integrated_gradients, expected_gradients and occlusion compare "
+        "with, prepared as the runs; of a 4D file 8 volumes, evenly",
+    )
+    how.add_argument(
+        "--samples",
+        type=_positive,
+        metavar="N",
+        help="passes of frozen_gate_noise, smoothgrad, integrated_gradients, expected_gradients, "
+        "rise (default: 16, 32, 32, 64, 512)",
+    )
+    how.add_argument(
+        "--noise",
+        type=float,
+        default=0.1,
+        metavar="SD",
+        help="of frozen_gate_noise and smoothgrad, in standard deviations of the voxels that are "
+        "not 0 (default 0.1)",
+    )
+    how.add_argument(
+        "--gamma",
+        type=float,
+        help="of frozen_gate_gamma and shift_averaged_gamma (default: 0.25 and 0.5)",
+    )
+    how.add_argument(
+        "--seed", type=int, default=0, help="of methods that draw at random (default 0)"
+    )
     how.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
     how.add_argument(
         "--display-percentile",
@@ -173,6 +221,13 @@ def run(arguments: argparse.Namespace) -> int:
             weighting=arguments.weighting,
             target_layer=arguments.layer,
             batch_size=arguments.batch_size,
+            shifts=arguments.shifts,
+            shift_averaged_per_volume=arguments.shift_averaged_per_volume,
+            references=arguments.references,
+            samples=arguments.samples,
+            noise=arguments.noise,
+            gamma=arguments.gamma,
+            seed=arguments.seed,
             device=arguments.device,
             display=Display(
                 rectify=arguments.display_rectify,
@@ -220,3 +275,7 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"takes a positive number, was given {text}")
     return value
+
+
+def _from_zero(text: str) -> int:
+    return 0 if text == "0" else _positive(text)

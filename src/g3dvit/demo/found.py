@@ -44,8 +44,9 @@ def find_hands(result: RunResult, anatomy: Anatomy) -> list[Found]:
 
     Maps per voxel are smoothed as they are shown (`Display.smooth_mm`).
 
-    All class means explain ONE target, here the log-odds of one hand against the other; for the
-    other hand the same values with the opposite sign are its evidence.
+    Class means explain ONE target, here the log-odds of one hand against the other; for the other
+    hand the same values with the opposite sign are its evidence. Shift-averaged means explain their
+    own hand.
 
     Parameters
     ----------
@@ -59,11 +60,12 @@ def find_hands(result: RunResult, anatomy: Anatomy) -> list[Found]:
         for mean in maps.class_means:
             if mean.key.which != "correct" or mean.key.group not in HANDS:
                 continue
-            sign = 1.0 if result.target.split(" ")[0] == mean.key.group else -1.0
+            target = mean.target or result.target
+            sign = 1.0 if target.split(" ")[0] == mean.key.group else -1.0
             verdict = worst(maps.summary)
             on_patches = mean.patch.to_grid(anatomy.grid, interpolation="linear").data
             levels: list[tuple[str, NDArray[np.float32]]] = [("patches", on_patches)]
-            if has_voxels(maps.method):
+            if maps.fine:
                 shown = replace(mean.voxel, data=shown_mean(maps, mean, result.display))
                 smooth = f"voxels, {result.display.smooth_mm:g} mm"
                 levels.append((smooth, shown.to_grid(anatomy.grid).data))
@@ -74,11 +76,6 @@ def find_hands(result: RunResult, anatomy: Anatomy) -> list[Found]:
                 label = f"{maps.label}, {level}"
                 found.append(Found(label, mean.key.group, mean.n, where, verdict))
     return found
-
-
-def has_voxels(method: str) -> bool:
-    """Return whether a method has a map of its own at voxel resolution."""
-    return method == "frozen_gate"
 
 
 def table_of(found: Sequence[Found]) -> str:

@@ -55,7 +55,7 @@ def contrasts_of(result: RunResult, maps: MapSet) -> tuple[Contrast, ...]:
     maps
         Which method.
     """
-    means = [mean for mean in maps.class_means if mean.key.which != "error"]
+    means = [m for m in maps.class_means if m.key.which != "error" and not m.target]
     if len(means) < 2:
         return ()
     own = next((mean for mean in means if mean.key.group == result.target), None)

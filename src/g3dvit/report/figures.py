@@ -32,6 +32,7 @@ from g3dvit.report.drawing import (
 from g3dvit.report.words import (
     NOT_BOLD,
     USES_NOT_DIFFERS,
+    display_sentence,
     has_template_space,
     millimetres,
     plain_text,
@@ -79,7 +80,7 @@ def class_mean_figure(
         draw_slices(figure, result.background, shown, axis, cuts[axis], box)
     units = display_units(maps.units, result.display)
     draw_colour_bar(figure, shown, units, (0.915, 0.3, 0.016, 0.4))
-    _heading(figure, shows(result, maps), _subtitle(maps, mean))
+    _heading(figure, shows(result, maps, mean), _subtitle(maps, mean))
     _foot(figure, result, [maps])
     stamp = stamp_of(mean.checks)
     if stamp:
@@ -95,15 +96,21 @@ def comparison_figure(result: RunResult, *, group: int = 0) -> Figure:
     result
         The run.
     group
-        Which of the class means, counted as in the first method.
+        Which of `RunResult.groups`.
     """
-    key = result.maps[0].class_means[group].key
+    key = result.groups[group]
     found = [(maps, mean) for maps in result.maps for mean in maps.class_means if mean.key == key]
+    most = max((mean for _, mean in found), key=lambda mean: mean.n)
+    rows = []
+    for maps, mean in found:
+        target = f": evidence for “{mean.target}”" if mean.target not in ("", result.target) else ""
+        n = f", n = {mean.n}" if mean.n != most.n else ""
+        rows.append(_Row(f"{maps.label}{target}{n}", maps, mean, None))
     return _rows_figure(
         result,
-        [_Row(maps.label, maps, mean, None) for maps, mean in found],
+        rows,
         f"Methods side by side: evidence for “{result.target}”",
-        f"{found[0][1].title} · same cuts · every row has its own colour scale",
+        f"{most.title} · same cuts · every row has its own colour scale",
     )
 
 
@@ -244,7 +251,7 @@ def _heading(figure: Figure, title: str, subtitle: str) -> None:
 
 def _foot(figure: Figure, result: RunResult, maps: Sequence[MapSet]) -> None:
     sentences = [NOT_BOLD, USES_NOT_DIFFERS, f"Background: {result.background.title}."]
-    sentences += [caption_of(result.display, maps), *result.notes]
+    sentences += [caption_of(result.display, maps), *map(display_sentence, maps), *result.notes]
     if result.truth:
         sentences.append("Green outline: where the answer was planted.")
     text = wrapped(" ".join(s for s in sentences if s), 170)

@@ -90,9 +90,10 @@ def reporting_list(result: RunResult) -> list[dict[str, str]]:
     first = result.maps[0] if result.maps else None
     t_rs = sorted({f"{run.t_r:g} s" for run in inputs if run.t_r is not None})
     rules = list(dict.fromkeys(run.selection for run in inputs if run.selection))
+    averaged = next((maps for maps in result.maps if not maps.display_only), first)
     means = [
         f"{mean.title}"
-        for mean in (first.class_means if first else ())
+        for mean in (averaged.class_means if averaged else ())
         if mean.key.which != "error"
     ]
     versions = result.provenance.get("versions", {})
@@ -119,8 +120,8 @@ def reporting_list(result: RunResult) -> list[dict[str, str]]:
             f"{maps.label}{f' at {maps.layer}' if maps.layer else ''}" for maps in result.maps
         ),
         "Averaging": "; ".join(means) or _MISSING,
-        "Effective resolution": f"{millimetres(first.volumes[0].resolution_mm)}, one patch"
-        if first and first.volumes
+        "Effective resolution": f"{millimetres(first.resolution_mm)}, one patch"
+        if first
         else _MISSING,
         "Thresholds, smoothing, colours": "as in the caption of each figure; maps are saved "
         "unthresholded and signed",
@@ -141,10 +142,10 @@ def reporting_list(result: RunResult) -> list[dict[str, str]]:
 def citations(result: RunResult) -> list[str]:
     """Return what to cite for these maps."""
     papers = [
-        str(series.metadata["paper"])
+        str(one.metadata["paper"])
         for maps in result.maps
-        for series in maps.volumes[:1]
-        if series.metadata.get("paper")
+        for one in [*maps.volumes, *(mean.patch for mean in maps.class_means)][:1]
+        if one.metadata.get("paper")
     ]
     own = f"G3D-ViT {__version__} (see CITATION.cff of the project)"
     cobidas = "Reporting: Nichols et al. 2017 (COBIDAS), doi:10.1038/nn.4500"

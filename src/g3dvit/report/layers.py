@@ -75,6 +75,7 @@ def layers_of(result: RunResult, stamps: list[str], budget: int) -> list[dict[st
             group = mean.key.group if mean.key.which != "error" else None
             layer = _mean_layer(shown, on, number, maps, mean.patch)
             layer |= {"kind": "class mean", "group": group, "title": f"Mean: {mean.title}"}
+            layer["target"] = mean.target or result.target
             layer["frame_stamps"] = [_stamp_index(mean.checks, stamps)]
             layer["range"] = shared if on == "voxels" or not maps.fine else _top(shown)
             budget -= len(layer["nifti"]) if on == "voxels" else 0
@@ -90,6 +91,7 @@ def layers_of(result: RunResult, stamps: list[str], budget: int) -> list[dict[st
             patch = difference(contrast.first.patch, contrast.second.patch)
             layer = _mean_layer(shown, on, number, maps, patch)
             layer |= {"kind": "contrast", "group": None, "range": _top(shown)}
+            layer["target"] = result.target
             layer["title"] = f"{contrast.title[0].upper()}{contrast.title[1:]}"
             layer["frame_stamps"] = [_stamp_index(contrast.checks, stamps)]
             budget -= len(layer["nifti"]) if on == "voxels" else 0
@@ -100,7 +102,9 @@ def layers_of(result: RunResult, stamps: list[str], budget: int) -> list[dict[st
 
 def patch_grid_of(result: RunResult) -> dict[str, Any] | None:
     """Return shape and affine of the patches in RAS order; None where there are no maps."""
-    series = next((v for maps in result.maps for v in maps.volumes), None)
+    found = [v for maps in result.maps for v in maps.volumes]
+    found += [mean.patch for maps in result.maps for mean in maps.class_means]
+    series = next(iter(found), None)
     if series is None:
         return None
     empty = nib.Nifti1Image(np.zeros(series.grid.shape, np.int8), series.grid.affine)
@@ -112,7 +116,7 @@ def _volume_layers(
     result: RunResult, number: int, maps: MapSet, stamps: list[str]
 ) -> list[dict[str, Any]]:
     layers, first = [], 0
-    for run, volumes in zip(result.inputs, maps.volumes, strict=True):
+    for run, volumes in zip(result.inputs, maps.volumes, strict=bool(maps.volumes)):
         count = volumes.n_volumes
         own: Sequence[Sequence[CheckLike]] = maps.checks[first : first + count] or [()] * count
         shown = _content_of(volumes)
@@ -123,6 +127,7 @@ def _volume_layers(
                 **encode_relevance(shown.data, shown.grid),
                 "kind": "volumes",
                 "group": None,
+                "target": result.volume_target,
                 "on": "patches",
                 "what": "content" if "content" in volumes.companions else "",
                 "title": f"Every volume: {run.name} ({count})",

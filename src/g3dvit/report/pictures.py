@@ -41,10 +41,10 @@ def page_pictures(result: RunResult) -> Iterator[Picture]:
         if maps.class_means:
             title = f"Class means of {maps.label} on one colour scale"
             yield Picture("means", number, title, _png(means_figure(result, maps)))
-    means = result.maps[0].class_means if result.maps else ()
-    for number, mean in enumerate(means):
-        if mean.key.which != "error":
-            title = f"All methods, mean of {mean.title}"
+    for number, key in enumerate(result.groups):
+        if key.which != "error":
+            of_group = [m for maps in result.maps for m in maps.class_means if m.key == key]
+            title = f"All methods, mean of {max(of_group, key=lambda mean: mean.n).title}"
             yield Picture("methods", number, title, _png(comparison_figure(result, group=number)))
 
 

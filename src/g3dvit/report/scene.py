@@ -31,6 +31,7 @@ from g3dvit.report.layers import layers_of, patch_grid_of
 from g3dvit.report.pictures import Picture
 from g3dvit.report.time_course import time_courses
 from g3dvit.report.words import (
+    display_sentence,
     has_template_space,
     method_sentence,
     methods_text,
@@ -66,7 +67,7 @@ def scene_of(result: RunResult, pictures: Sequence[Picture] = ()) -> dict[str, A
     pictures
         To show in the page.
     """
-    resolution = result.maps[0].volumes[0].resolution_mm if result.maps else (0.0, 0.0, 0.0)
+    resolution = result.maps[0].resolution_mm if result.maps else (0.0, 0.0, 0.0)
     methods = [_method(maps) for maps in result.maps]
     scene = {
         "schema_version": SCHEMA_VERSION,
@@ -153,8 +154,8 @@ def _facts(result: RunResult, resolution: Sequence[float]) -> list[dict[str, str
         "Space": result.space or "not declared",
         "Model": model.name,
         "Classes": ", ".join(model.class_names),
-        "Explained": f"{result.score} of “{result.target}” in all class means; per volume: "
-        f"“{result.volume_target}”",
+        "Explained": f"{result.score} of “{result.target}” in all class means unless said "
+        f"otherwise; per volume: “{result.volume_target}”",
         "Correct here": here,
         "Accuracy": model.accuracy,
         "Effective resolution": f"{millimetres(resolution)} (one patch)",
@@ -182,7 +183,7 @@ def _method(maps: MapSet) -> dict[str, Any]:
     ]
     return {
         "title": maps.label,
-        "sentence": method_sentence(maps.method),
+        "sentence": f"{method_sentence(maps.method)} {display_sentence(maps)}".rstrip(),
         "units": maps.units,
         "layer": maps.layer,
         "recommended": maps.recommended,

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 
 from g3dvit import __version__
-from g3dvit.run_result import CheckLike, MapSet, RunResult
+from g3dvit.run_result import CheckLike, ClassMean, MapSet, RunResult
 
 USES_NOT_DIFFERS = (
     "A map shows what this model uses to classify these volumes, not where brains differ."
@@ -52,14 +52,14 @@ _METHODS = {
     "shift_averaged": (
         "What each patch adds to the score, where it is positive, is spread over its voxels by the "
         "size of their relevance, and averaged over shifts of the volume, so that the borders "
-        "between patches lie elsewhere each time. Made for display, not for statistics.",
+        "between patches lie elsewhere each time.",
         "frozen gates (Ali et al. 2022, arXiv:2202.07304), averaged over shifts after an idea of "
         "DAVE (arXiv:2602.06613)",
     ),
     "shift_averaged_gamma": (
         "What each patch adds to the score (contributions that cancel each other count less) is "
         "spread over its voxels, finely where it is evidence for the class, and averaged over "
-        "shifts of the volume. Made for display, not for statistics.",
+        "shifts of the volume.",
         "frozen gates with the gamma rule (Achtibat et al. 2024, arXiv:2402.05602), averaged over "
         "shifts after an idea of DAVE (arXiv:2602.06613)",
     ),
@@ -177,9 +177,23 @@ def stamp_of(checks: Sequence[CheckLike]) -> str | None:
     return "CHECK FAILED: " + " | ".join(failed) if failed else None
 
 
-def shows(result: RunResult, maps: MapSet) -> str:
-    """Return what the class means of a method show, in a heading's words."""
+def shows(result: RunResult, maps: MapSet, mean: ClassMean | None = None) -> str:
+    """Return what a class mean of a method shows, or all of them, in a heading's words."""
+    own = [one for one in maps.class_means if one.target]
+    if mean is not None:
+        return f"{maps.label}: evidence for “{mean.target or result.target}”"
+    if own:
+        return f"{maps.label}: evidence for the volumes' own class"
     return f"{maps.label}: evidence for “{result.target}”"
+
+
+def display_sentence(maps: MapSet) -> str:
+    """Return that a map is for display only; empty where it is not."""
+    if not maps.display_only:
+        return ""
+    own = [mean for mean in maps.class_means if mean.target]
+    why = "; each class mean explains its own class, so that they cannot be subtracted" * bool(own)
+    return f"{maps.label[:1].upper()}{maps.label[1:]} is for display, not for statistics{why}."
 
 
 def millimetres(edges: Sequence[float]) -> str:
@@ -227,19 +241,23 @@ def methods_text(result: RunResult) -> str:
         if result.model.preparation
         else "",
         f"The explained score is the {result.score} of “{result.target}”, the same target for "
-        f"all class means.",
+        f"all class means unless said otherwise.",
     ]
     for maps in result.maps:
         name = f"{maps.label[0].upper()}{maps.label[1:]}"
         at = f" at {maps.layer}" if maps.layer else ""
         source = _METHODS.get(maps.method, ("", ""))[1]
         source = f" ({source})" if source else ""
-        sentences.append(f"{name}{at}{source}: {method_sentence(maps.method)}")
+        what = f"{method_sentence(maps.method)} {display_sentence(maps)}".rstrip()
+        sentences.append(f"{name}{at}{source}: {what}")
+        if any(mean.target for mean in maps.class_means):
+            counts = ", ".join(f"{m.key.group} {m.n}" for m in maps.class_means)
+            sentences.append(f"Its class means explain each group's own class (n: {counts}).")
         failed = [check.name for check in maps.summary if check.verdict == "fail"]
         if failed:
             sentences.append(f"These maps failed the checks {', '.join(failed)}.")
-    if result.maps and result.maps[0].volumes:
-        edges = millimetres(result.maps[0].volumes[0].resolution_mm)
+    if result.maps:
+        edges = millimetres(result.maps[0].resolution_mm)
         sentences.append(f"The effective resolution is one patch, {edges}.")
     sentences.append(
         "Volumes that the model classified correctly and wrongly were averaged apart; values are "

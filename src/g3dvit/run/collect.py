@@ -7,13 +7,13 @@ model's input to the volume.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,7 +27,9 @@ from g3dvit.methods import METHODS
 from g3dvit.recommend import show_first
 from g3dvit.run.checks import carry_over, input_blind_check, outside_checks
 from g3dvit.run.inputs import OpenRun
-from g3dvit.run.targets import TargetPlan, target_words
+from g3dvit.run.rows import prediction_rows
+from g3dvit.run.shift_plan import ShiftPlan
+from g3dvit.run.targets import TargetPlan
 from g3dvit.run_result import ClassMean, MapSet, summarise_checks
 from g3dvit.volumes import Volume
 
@@ -38,6 +40,8 @@ COMPANIONS = {
     "frozen_gate_noise": ("content", "position"),
     "frozen_gate_gamma": ("content", "position"),
 }
+#: In the sidecars of maps that are made to be looked at.
+FOR_DISPLAY = "for display, not for statistics"
 #: Those of which class means are taken too: linear in the map, so that their means belong to its.
 MEAN_COMPANIONS = ("content", "position")
 
@@ -55,6 +59,8 @@ class _Tally:
     patch_means: GroupedMeans | None = None
     voxel_means: GroupedMeans | None = None
     companion_means: dict[str, GroupedMeans] = field(default_factory=dict)
+    targets: list[Any] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
     units: str = ""
     layer: str | None = None
 
@@ -74,6 +80,10 @@ class Collector:
         Targets of volumes and means.
     brain : (i, j, k)
         Where the brain is in the prepared volume; None where unknown.
+    shifts
+        Which volumes get shift-averaged maps.
+    references
+        What reference volumes are called.
     """
 
     def __init__(
@@ -83,6 +93,9 @@ class Collector:
         class_names: Sequence[str],
         plan: TargetPlan,
         brain: NDArray[np.bool_] | None = None,
+        *,
+        shifts: ShiftPlan | None = None,
+        references: Sequence[str] = (),
     ) -> None:
         self._brain = brain
         self._description = description
@@ -90,6 +103,9 @@ class Collector:
         self._class_names = tuple(class_names)
         self._plan = plan
         self._tallies: dict[tuple[str, str | None], _Tally] = {}
+        self._shifts = shifts or ShiftPlan()
+        self._references = tuple(references)
+        self._groups: Counter[GroupKey] = Counter()
         self._rows: list[dict[str, Any]] = []
         self._runs: list[OpenRun] = []
 
@@ -107,8 +123,8 @@ class Collector:
         labels: Sequence[str | None],
         blocks: Sequence[int | None],
         extra_checks: Mapping[str, Sequence[tuple[Check, ...]]] | None = None,
-    ) -> None:
-        """Take one batch.
+    ) -> list[GroupKey]:
+        """Take one batch, and return the group of each volume.
 
         Parameters
         ----------
@@ -121,49 +137,39 @@ class Collector:
         extra_checks
             Method to further checks of each volume.
         """
-        rows = self._add_rows(volumes, next(iter(results.values())), labels, blocks)
+        first = next(iter(results.values()))
+        name = self._runs[-1].name
+        rows = prediction_rows(name, volumes, first, labels, blocks, self._class_names)
+        self._rows += rows
         groups = [group_of(row["label"], row["predicted"]) for row in rows]
+        self._groups.update(groups)
         for method, result in results.items():
-            extra = (extra_checks or {}).get(method, ())
-            checks = [
-                (*own, *(extra[n] if n < len(extra) else ())) for n, own in enumerate(result.checks)
-            ]
+            checks = _with_extra(result, (extra_checks or {}).get(method, ()))
             if result.weightings:
                 for number, weighting in enumerate(result.weightings):
                     self._add_maps(method, weighting, number, result, groups, checks)
             else:
                 self._add_maps(method, None, None, result, groups, checks)
+        return groups
 
-    def _add_rows(
+    def add_shifted(
         self,
-        volumes: Sequence[Volume],
-        result: Explanation,
-        labels: Sequence[str | None],
-        blocks: Sequence[int | None],
-    ) -> list[dict[str, Any]]:
-        logits = result.logits.double()
-        probabilities, predicted = class_probabilities(logits)
-        rows = []
-        for n, volume in enumerate(volumes):
-            chosen = result.target[n][0]
-            row: dict[str, Any] = {
-                "run": self._runs[-1].name,
-                "time_point": volume.time_point,
-                "onset_s": volume.onset_s,
-                "label": labels[n],
-                "predicted": self._class_names[predicted[n]],
-                "target": target_words(chosen, self._class_names),
-                "score": float(result.scores[n, 0]),
-            }
-            for name, value in zip(self._class_names, probabilities[n].tolist(), strict=True):
-                row[f"p_{name}"] = value
-            shown = self._class_names if logits.shape[1] > 1 else self._class_names[1:]
-            for name, value in zip(shown, logits[n].tolist(), strict=True):
-                row[f"logit_{name}"] = value
-            row["block"] = blocks[n]
-            rows.append(row)
-        self._rows += rows
-        return rows
+        results: Mapping[str, Explanation],
+        groups: Sequence[GroupKey],
+        extra_checks: Mapping[str, Sequence[tuple[Check, ...]]],
+    ) -> None:
+        """Take shift-averaged maps of some volumes, whose last target is each group's own class.
+
+        Parameters
+        ----------
+        results, extra_checks
+            As for `add`.
+        groups
+            Of these volumes.
+        """
+        for method, result in results.items():
+            checks = _with_extra(result, extra_checks.get(method, ()))
+            self._add_maps(method, None, None, result, groups, checks)
 
     def _add_maps(
         self,
@@ -176,14 +182,16 @@ class Collector:
     ) -> None:
         tally = self._tally(method, weighting)
         tally.units, tally.layer = result.units, result.target_layer
+        tally.options = result.options.used(METHODS[method])
         tally.groups += groups
+        tally.targets += [row[0] for row in result.target]
 
         def of(tensor: Tensor, target: int) -> NDArray[np.float32]:
             """Return one target (and weighting), in the volume's (i, j, k) order."""
             chosen = tensor[:, target] if number is None else tensor[:, target, number]
             return np.asarray(self._description.from_input(chosen.numpy()), dtype=np.float32)
 
-        mean_target = len(self._plan.targets) - 1
+        mean_target = -1  # the one of all class means, or each group's own class
         shown = list(of(result.relevance, 0))
         tally.maps[-1] += shown
         if self._brain is not None:
@@ -237,7 +245,7 @@ class Collector:
         if whole:
             for tally in self._tallies.values():
                 maps = [one for of_run in tally.maps for one in of_run]
-                check = input_blind_check(maps, [row["target"] for row in self._rows])
+                check = input_blind_check(maps, tally.targets)
                 tally.checks = [(*own, check) for own in carry_over(tally.checks)]
         return show_first([self._map_set(tally, metadata) for tally in self._tallies.values()])
 
@@ -252,7 +260,11 @@ class Collector:
             "weighting": tally.weighting,
             "layer": tally.layer,
             "units": tally.units,
+            "options": self._options(tally),
         }
+        if row.display_only:
+            metadata["use"] = FOR_DISPLAY
+        own = self._own(tally)
         return MapSet(
             method=tally.method,
             title=row.title,
@@ -260,13 +272,24 @@ class Collector:
             weighting=tally.weighting,
             layer=tally.layer,
             signed=row.signed,
-            volumes=tuple(
-                self._run_map(tally, number, metadata) for number in range(len(self._runs))
-            ),
-            class_means=self._class_means(tally, metadata),
+            volumes=()
+            if own and not self._shifts.per_volume
+            else tuple(self._run_map(tally, number, metadata) for number in range(len(self._runs))),
+            class_means=self._class_means(tally, metadata, own=own),
             checks=tuple(tally.checks),
             fine=tally.voxel_means is not None,
+            display_only=row.display_only,
         )
+
+    def _own(self, tally: _Tally) -> bool:
+        """Tell whether the class means of a method explain each group's own class."""
+        return tally.method in self._shifts.methods
+
+    def _options(self, tally: _Tally) -> dict[str, Any]:
+        """Return the method's own arguments, references by name."""
+        if "references" not in tally.options:
+            return tally.options
+        return {**tally.options, "references": list(self._references)}
 
     def _run_map(self, tally: _Tally, number: int, metadata: Mapping[str, Any]) -> RelevanceMap:
         run = self._runs[number]
@@ -295,7 +318,9 @@ class Collector:
             qform_code=series.qform_code,
         )
 
-    def _class_means(self, tally: _Tally, metadata: Mapping[str, Any]) -> tuple[ClassMean, ...]:
+    def _class_means(
+        self, tally: _Tally, metadata: Mapping[str, Any], *, own: bool
+    ) -> tuple[ClassMean, ...]:
         if tally.patch_means is None:
             return ()
         series = self._runs[0].series
@@ -307,10 +332,12 @@ class Collector:
             described = {
                 **metadata,
                 "source": [str(run.series.path) for run in self._runs],
-                "target": self._plan.mean_words,
+                "target": key.group if own else self._plan.mean_words,
                 "group": {"class": key.group, "volumes": key.which, "n": running.n},
                 "checks": [_check_dict(check) for check in checks],
             }
+            if own:
+                described["sample"] = {"rule": self._shifts.rule, "of": self._groups[key]}
             patch = patch_map(
                 running.mean,
                 self._patches,
@@ -330,20 +357,14 @@ class Collector:
                     sform_code=series.sform_code,
                     qform_code=series.qform_code,
                 )
-            means.append(ClassMean(key, running.n, patch, voxel, checks))
+            target = key.group if own else ""
+            means.append(ClassMean(key, running.n, patch, voxel, checks, target))
         return tuple(means)
 
 
-def class_probabilities(logits: Tensor) -> tuple[Tensor, list[int]]:
-    """Return probabilities (volumes, classes) and the predicted classes.
-
-    One output z stands for two classes: class 1 has the value z, class 0 has -z.
-    """
-    if logits.shape[1] == 1:
-        positive = torch.sigmoid(logits[:, 0])
-        probabilities = torch.stack([1 - positive, positive], dim=1)
-        return probabilities, [int(z > 0) for z in logits[:, 0].tolist()]
-    return logits.softmax(1), [int(c) for c in logits.argmax(1).tolist()]
+def _with_extra(result: Explanation, extra: Sequence[tuple[Check, ...]]) -> list[tuple[Check, ...]]:
+    """Return the checks of each volume, with further ones of the first volumes."""
+    return [(*own, *(extra[n] if n < len(extra) else ())) for n, own in enumerate(result.checks)]
 
 
 def _check_dict(check: Any) -> dict[str, Any]:

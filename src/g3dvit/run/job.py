@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from g3dvit.aggregate import GroupKey
 from g3dvit.checks import Check
 from g3dvit.descriptions import ModelDescription
 from g3dvit.explain import Explainer
+from g3dvit.explain_request import given_to
 from g3dvit.explanation import Explanation
 from g3dvit.prepare import Preparation
 from g3dvit.run.collect import Collector
 from g3dvit.run.inputs import OpenRun
+from g3dvit.run.shift_plan import ShiftPlan
 from g3dvit.run.targets import TargetPlan
 from g3dvit.volumes import Volume
 
@@ -46,7 +50,9 @@ class Job:
         say: Say | None,
         progress: Progress | None,
         brain: NDArray[np.bool_] | None = None,
+        shifts: ShiftPlan | None = None,
     ) -> None:
+        self.shifts = shifts or ShiftPlan()
         self.explainer = explainer
         self.description = description
         self.preparation = preparation
@@ -73,44 +79,99 @@ class Job:
         """
         total = sum(len(run.selection) for run in runs)
         first = True
-        for run in runs:
+        for number, run in enumerate(runs):
             self.collector.start_run(run)
             for volumes, labels, blocks in batches(self.preparation, run, self._reading(total)):
-                seconds = self.batch(volumes, labels, blocks, options, further=first)
+                x = self._input(volumes)
+                seconds, groups = self.batch(x, volumes, labels, blocks, options, further=first)
+                shifted = self._shift_averages(number, x, volumes, groups, options, further=first)
                 self.done += len(volumes)
                 if first and self.say is not None:
-                    each = seconds / len(volumes)
-                    self.say(
-                        f"{total} volumes, about {each:.2g} s each once read and prepared: "
-                        f"{_duration(each * total)} in all"
-                    )
+                    self.say(self._estimate(total, seconds / len(volumes), shifted))
                 first = False
                 if self.progress is not None:
                     self.progress(self.done, total, f"explaining {run.name}")
 
+    def _input(self, volumes: Sequence[Volume]) -> Tensor:
+        return torch.from_numpy(self.description.to_input(np.stack([v.data for v in volumes])))
+
+    def _estimate(self, total: int, each: float, shifted: float) -> str:
+        """Say how long it will take, from the seconds of a volume and of its shifts."""
+        more = ""
+        if self.shifts.count:
+            more = f" and {shifted:.2g} s more for the shifts of {self.shifts.count} of them"
+        return (
+            f"{total} volumes, about {each:.2g} s each once read and prepared{more}: "
+            f"{_duration(each * total + shifted * self.shifts.count)} in all"
+        )
+
+    def volumes(
+        self,
+        volumes: Sequence[Volume],
+        labels: Sequence[str | None],
+        blocks: Sequence[int | None],
+        options: Mapping[str, Any],
+    ) -> None:
+        """Explain some volumes, without further checks."""
+        self.batch(self._input(volumes), volumes, labels, blocks, options, further=False)
+
     def batch(
         self,
+        x: Tensor,
         volumes: Sequence[Volume],
         labels: Sequence[str | None],
         blocks: Sequence[int | None],
         options: Mapping[str, Any],
         *,
         further: bool,
-    ) -> float:
-        """Explain some volumes and return the seconds that it took, without further checks."""
-        x = torch.from_numpy(self.description.to_input(np.stack([v.data for v in volumes])))
+    ) -> tuple[float, list[GroupKey]]:
+        """Explain some volumes; return the seconds that it took and their groups."""
         begun = time.perf_counter()
-        results = self.explainer.explain(x, target=self.plan.targets, labels=labels, **options)
+        given = given_to(options["method"], options)
+        results = self.explainer.explain(x, target=self.plan.targets, labels=labels, **given)
         seconds = time.perf_counter() - begun
         self.score = next(iter(results.values())).score
         extra: dict[str, Sequence[tuple[Check, ...]]] = {}
         if further:
             extra = self._further(x, results)
-        self.collector.add(volumes, results, labels, blocks, extra)
-        return seconds
+        groups = self.collector.add(volumes, results, labels, blocks, extra)
+        return seconds, groups
+
+    def _shift_averages(
+        self,
+        run: int,
+        x: Tensor,
+        volumes: Sequence[Volume],
+        groups: Sequence[GroupKey],
+        options: Mapping[str, Any],
+        *,
+        further: bool,
+    ) -> float:
+        """Explain those volumes that get shift-averaged maps; return the seconds of each."""
+        plan = self.shifts
+        chosen = [
+            n for n, v in enumerate(volumes) if plan.count and v.time_point in plan.time_points[run]
+        ]
+        if not chosen:
+            return 0.0
+        # each group's own class, and per volume what all volumes explain
+        targets = list(dict.fromkeys([self.plan.volume, "label"])) if plan.per_volume else ["label"]
+        own = [groups[n].group for n in chosen]
+        given = given_to(plan.methods, {**options, "method": plan.methods})
+        begun = time.perf_counter()
+        results = self.explainer.explain(x[chosen], target=targets, labels=own, **given)
+        seconds = time.perf_counter() - begun
+        extra: dict[str, Sequence[tuple[Check, ...]]] = {}
+        if further:  # of one volume: every one of these checks takes all shifts again
+            extra = {
+                name: self.explainer.check(x[chosen[:1]], one, FIRST_CHECKS)
+                for name, one in results.items()
+            }
+        self.collector.add_shifted(results, [groups[n] for n in chosen], extra)
+        return seconds / len(chosen)
 
     def _further(
-        self, x: torch.Tensor, results: Mapping[str, Explanation]
+        self, x: Tensor, results: Mapping[str, Explanation]
     ) -> dict[str, Sequence[tuple[Check, ...]]]:
         """Return further checks of the first volumes; what is the model's own is told once."""
         one = next(iter(results.values()))

@@ -18,6 +18,7 @@ from torch import nn
 
 from g3dvit.errors import G3DWarning
 from g3dvit.explain import Explainer
+from g3dvit.explain_request import resolve_methods
 from g3dvit.maps import RelevanceMap
 from g3dvit.recommend import mark, recommend
 from g3dvit.run.accuracy import accuracy_check
@@ -26,7 +27,9 @@ from g3dvit.run.checks import brain_of
 from g3dvit.run.collect import Collector
 from g3dvit.run.inputs import RunSource, open_runs
 from g3dvit.run.job import Job, Progress, Say, batches
+from g3dvit.run.options import explain_options
 from g3dvit.run.record import common_metadata, input_of, model_summary, provenance_of, title_of
+from g3dvit.run.references import read_references
 from g3dvit.run.setup import (
     check_labels,
     check_runs,
@@ -37,10 +40,12 @@ from g3dvit.run.setup import (
     preparation_of,
     trained_among,
 )
+from g3dvit.run.shift_plan import plan_shifts, split_methods
 from g3dvit.run.targets import TargetPlan, plan_targets
 from g3dvit.run_result import Display, MapSet, RunResult
 
-DEFAULT_METHODS = ("token_gradcam", "frozen_gate")
+#: `shift_averaged` for class means only.
+DEFAULT_METHODS = ("token_gradcam", "frozen_gate", "shift_averaged")
 
 
 def explain_run(
@@ -54,6 +59,13 @@ def explain_run(
     weighting: str | Sequence[str] = "mean",
     target_layer: str | None = None,
     batch_size: int | None = None,
+    shifts: int = 8,
+    shift_averaged_per_volume: bool = False,
+    references: Sequence[str | Path] = (),
+    samples: int | None = None,
+    noise: float = 0.1,
+    gamma: float | None = None,
+    seed: int = 0,
     device: str = "auto",
     title: str | None = None,
     notes: Sequence[str] = (),
@@ -70,8 +82,15 @@ def explain_run(
         Images and how their volumes are chosen.
     model
         A model description file, or what `load_model` returned for one.
-    methods, score, weighting, target_layer, batch_size
+    methods, score, weighting, target_layer, batch_size, samples, noise, gamma, seed
         As in `Explainer.explain`.
+    shifts
+        Of shift-averaged maps; 0 leaves these maps out.
+    shift_averaged_per_volume
+        Make shift-averaged maps of every volume, and not only of the class means: those explain
+        each group's own class, from at most `g3dvit.run.shift_plan.MOST` volumes of each.
+    references
+        Images to compare with, prepared as the runs (`g3dvit.run.references`).
     target
         Of the per-volume maps: ``"predicted"``, ``"label"``, a class, or a contrast.
     mean_target
@@ -112,18 +131,36 @@ def explain_run(
         check_labels(runs, class_names)
         plan = plan_targets(target, mean_target, class_names)
         patches = patches_of(description, explainer, grid)
+        every, shifted = split_methods(resolve_methods(methods), shifts)
+        compared, names = read_references(
+            references, preparation, description, grid, mask=source.mask
+        )
+        options = explain_options(
+            (*every, *shifted),
+            {
+                "score": score,
+                "weighting": weighting,
+                "target_layer": target_layer,
+                "batch_size": batch_size,
+                "references": compared,
+                "samples": samples,
+                "noise": noise,
+                "gamma": gamma,
+                "seed": seed,
+                "shifts": shifts,
+            },
+            explainer.geometry,
+        )
         # 3. explain, batch after batch
         brain = brain_of(preparation, runs[0], patches)
-        collector = Collector(description, patches, class_names, plan, brain)
-        job = Job(explainer, description, preparation, collector, plan, said, progress, brain)
-        options = {
-            "method": tuple(methods),
-            "score": score,
-            "weighting": _weightings(weighting, methods),
-            "target_layer": target_layer,
-            "batch_size": batch_size,
-        }
-        job.run(runs, options)
+        chosen = plan_shifts(shifted, runs, len(class_names), per_volume=shift_averaged_per_volume)
+        collector = Collector(
+            description, patches, class_names, plan, brain, shifts=chosen, references=names
+        )
+        job = Job(
+            explainer, description, preparation, collector, plan, said, progress, brain, chosen
+        )
+        job.run(runs, {**options, "method": every})
     sentences += _own_warnings(caught)
     # 4. put it together
     predictions = collector.predictions()
@@ -167,6 +204,12 @@ def explain_image(
     weighting: str = "mean",
     target_layer: str | None = None,
     batch_size: int | None = None,
+    shifts: int = 8,
+    references: Sequence[str | Path] = (),
+    samples: int | None = None,
+    noise: float = 0.1,
+    gamma: float | None = None,
+    seed: int = 0,
     device: str = "auto",
     **reading: Any,
 ) -> Iterator[RelevanceMap]:
@@ -178,8 +221,10 @@ def explain_image(
         A 3D or 4D image.
     model
         A model description file, or what `load_model` returned for one.
-    method, score, weighting, target_layer, batch_size
+    method, score, weighting, target_layer, batch_size, shifts, samples, noise, gamma, seed
         As in `Explainer.explain`.
+    references
+        Images to compare with, prepared as the image (`g3dvit.run.references`).
     volumes
         Which time points, such as ``slice(0, 10)`` or ``"0:100:2"``; None for all.
     target
@@ -212,33 +257,41 @@ def explain_image(
     check_labels(runs, names)
     plan = plan_targets(target, None if target in ("predicted", "label") else target, names)
     plan = TargetPlan(plan.volume, plan.volume, plan.volume_words, plan.volume_words)
-    patches = patches_of(description, explainer, one_grid(preparation, runs))
+    grid = one_grid(preparation, runs)
+    patches = patches_of(description, explainer, grid)
+    compared, called = read_references(references, preparation, description, grid, mask=source.mask)
+    methods = resolve_methods(method)
     options = {
-        "method": (method,),
-        "score": score,
-        "weighting": _weightings(weighting, (method,)),
-        "target_layer": target_layer,
-        "batch_size": batch_size,
+        "method": methods,
+        **explain_options(
+            methods,
+            {
+                "score": score,
+                "weighting": weighting,
+                "target_layer": target_layer,
+                "batch_size": batch_size,
+                "references": compared,
+                "samples": samples,
+                "noise": noise,
+                "gamma": gamma,
+                "seed": seed,
+                "shifts": shifts,
+            },
+            explainer.geometry,
+        ),
     }
 
     def maps() -> Iterator[RelevanceMap]:
         for batch, labels, blocks in batches(preparation, runs[0], None):
-            collector = Collector(description, patches, names, plan)
+            collector = Collector(description, patches, names, plan, references=called)
             job = Job(explainer, description, preparation, collector, plan, None, None)
             collector.start_run(runs[0])
-            job.batch(batch, labels, blocks, options, further=False)
+            job.volumes(batch, labels, blocks, options)
             common = common_metadata(description, preparation, job.score)
             (found,) = collector.map_sets(common, whole=False)
             yield from _single_maps(found)
 
     return maps()
-
-
-def _weightings(weighting: str | Sequence[str], methods: Sequence[str]) -> str | Sequence[str]:
-    """Return weightings as a sequence where a method has them, so that results have that axis."""
-    if isinstance(weighting, str) and weighting != "all" and "token_gradcam" in methods:
-        return [weighting]
-    return weighting
 
 
 def _single_maps(found: MapSet) -> Iterator[RelevanceMap]:

@@ -238,11 +238,10 @@
 
   async function showRow(row, scroll) {
     const method = scene.layers[state.layer].method;
-    const number = scene.layers.findIndex(
-      (l) =>
-        l.kind === "volumes" && l.method === method &&
-        row >= l.first_row && row < l.first_row + l.frames
-    );
+    const holds = (l) =>
+      l.kind === "volumes" && row >= l.first_row && row < l.first_row + l.frames;
+    const own = scene.layers.findIndex((l) => l.method === method && holds(l));
+    const number = own >= 0 ? own : scene.layers.findIndex(holds); // some have class means only
     if (number < 0) return;
     const frame = row - scene.layers[number].first_row;
     if (number === state.layer) showFrame(frame);
@@ -318,8 +317,7 @@
   }
 
   function barUnits(layer) {
-    const of = layer.kind === "volumes" ? scene.volume_target : scene.target;
-    return "“" + of + "” (" + unitsOf(layer) + (layer.what ? ", " + layer.what : "") + ")";
+    return "“" + layer.target + "” (" + unitsOf(layer) + (layer.what ? ", " + layer.what : "") + ")";
   }
 
   // ---- places

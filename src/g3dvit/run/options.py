@@ -1,0 +1,44 @@
+"""Arguments of `Explainer.explain` that are the same for all volumes of a job, checked at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from g3dvit.explain_request import resolve_options
+from g3dvit.explanation import Options
+from g3dvit.geometry import Geometry
+from g3dvit.targets import resolve_score
+
+
+def explain_options(
+    methods: Sequence[str], given: Mapping[str, Any], geometry: Geometry
+) -> dict[str, Any]:
+    """Return the arguments, checked against every method of the job.
+
+    Parameters
+    ----------
+    methods
+        All of them, also those that are not asked of every volume.
+    given
+        Fields of `Options` by name, score, weighting, target_layer and batch_size.
+    geometry
+        How the model divides its input.
+
+    Raises
+    ------
+    MethodError
+        If one cannot be used, or no method takes it.
+    """
+    options = dict(given)
+    default = Options().shifts
+    if options["shifts"] in (0, default):  # a small patch has no more shifts than voxels
+        options["shifts"] = min(default, prod(geometry.patch_size))
+    asked = {**options, "shifts": default} if given["shifts"] in (0, default) else options
+    resolve_options(asked, methods, geometry.input_shape)
+    options["score"] = resolve_score(options["score"], methods)
+    weighting = options["weighting"]
+    if isinstance(weighting, str) and weighting != "all" and "token_gradcam" in methods:
+        options["weighting"] = [weighting]  # so that results have that axis
+    return options
