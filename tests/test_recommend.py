@@ -67,6 +67,20 @@ def test_shift_averaged_comes_first_and_large_steering_is_told(maps):
     assert "ttention steering is large (1.4)" in advice.sentences[1]
 
 
+def test_a_map_for_display_names_the_one_for_statistics(maps):
+    shown = replace(maps("shift_averaged_gamma", GOOD), display_only=True)
+    share = check("position share", value=0.43)
+    advice = recommend([maps("hirescam", GOOD), maps("frozen_gate", GOOD, share), shown])
+    assert advice.label == "shift averaged gamma"
+    assert "for statistics take the content of frozen gate, with one class" in advice.sentences[1]
+    assert "43% of its patches' relevance is the position code" in advice.sentences[1]
+    broken = maps("frozen_gate", check("completeness", "fail"))
+    advice = recommend([broken, maps("hirescam", GOOD), shown])
+    assert "for statistics take hirescam, with one class" in advice.sentences[1]
+    advice = recommend([broken, shown])
+    assert "no map of this run is sound for statistics" in advice.sentences[1]
+
+
 def test_warnings_do_not_disqualify_but_are_told(maps):
     advice = recommend([maps("token_gradcam", check("centring", "warn"))])
     assert advice.label == "token gradcam"

@@ -313,7 +313,8 @@ def test_the_command_recommends_a_map_and_says_which_checks_it_made(written) -> 
     folder, _, said, _ = written
     provenance = json.loads((folder / "out" / "provenance.json").read_text())
     advice = provenance["recommendation"]
-    assert advice["label"] == "frozen-gate relevance"
+    assert advice["label"] == "shift-averaged relevance"
+    assert "for statistics take the content of frozen-gate relevance" in advice["sentences"][1]
     for sentence in advice["sentences"]:
         assert sentence in said
     names = {check["name"] for check in provenance["checks"]["frozen-gate relevance"]}

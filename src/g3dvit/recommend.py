@@ -68,7 +68,7 @@ def recommend(maps: Sequence[MapSet], run_checks: Sequence[CheckLike] = ()) -> R
     else:
         best = min(sound, key=_rank)
         sentences = [f"{_first(best.label)} is recommended for this model: {_why(best)}."]
-        second = "; ".join(filter(None, [because, _caution(best)]))
+        second = "; ".join(filter(None, [because, _for_statistics(best, sound), _caution(best)]))
         sentences += [f"{_first(second)}."] if second else []
     return Recommendation(
         label=None if best is None else best.label,
@@ -102,15 +102,26 @@ def _why(maps: MapSet) -> str:
     return ", and ".join(filter(None, [own, _WHY.get(maps.method, "")]))
 
 
+def _for_statistics(best: MapSet, sound: Sequence[MapSet]) -> str:
+    """Return what to take for statistics, where the recommended map is for display only."""
+    if not best.display_only:
+        return ""
+    others = [one for one in sound if not one.display_only]
+    if not others:
+        return "it is made to be shown, and no map of this run is sound for statistics"
+    base = min(others, key=_rank)
+    part = "the content of " if base.method.startswith("frozen_gate") else ""
+    words = (
+        f"it is made to be shown; for statistics take {part}{base.label}, with one class for all "
+        "volumes"
+    )
+    return "; ".join(filter(None, [words, _caution(base)]))
+
+
 def _caution(maps: MapSet) -> str:
     """Return what to bear in mind about the recommended map."""
     values = {check.name: check.value for check in maps.summary}
     parts = []
-    if maps.display_only:
-        parts.append(
-            "it is made to be shown; for statistics take the content of frozen-gate relevance, "
-            "with one class for all volumes"
-        )
     if "position share" in values:
         share = f"{values['position share']:.0%} of its patches' relevance"
         parts.append(f"{share} is the position code, so that its content is shown as the map")

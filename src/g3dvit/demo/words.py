@@ -39,6 +39,9 @@ def hands_words(report: HandsReport) -> list[str]:
         "",
         table_of(report.found),
         "",
+        "A silent motor cortex is evidence for the other hand. A shift-averaged map, which keeps what",
+        "the position of a patch adds, may then be strongest there: that is what this model uses.",
+        "",
     ]
     for maps in report.result.maps:
         for check in maps.summary:

@@ -133,11 +133,12 @@ def means_figure(result: RunResult, maps: MapSet) -> Figure:
         both = replace(contrast.first, voxel=voxel, checks=contrast.checks)
         rows.append((contrast.title, both))
     top = max(float(np.abs(_values(result, maps, mean)).max(initial=0)) for _, mean in rows)
+    different = " · differences are descriptive, not tested" if len(rows) > len(means) else ""
     return _rows_figure(
         result,
         [_Row(title, maps, mean, top) for title, mean in rows],
         f"Class means side by side: {shows(result, maps)}",
-        "same cuts, one colour scale for all rows · differences are descriptive, not tested",
+        "same cuts, one colour scale for all rows" + different,
     )
 
 
