@@ -39,8 +39,8 @@ def hands_words(report: HandsReport) -> list[str]:
         "",
         table_of(report.found),
         "",
-        "A silent motor cortex is evidence for the other hand. A shift-averaged map, which keeps what",
-        "the position of a patch adds, may then be strongest there: that is what this model uses.",
+        "A silent motor cortex is evidence for the other hand. A shift-averaged map, which keeps",
+        "what the position of a patch adds, may be strongest there: that is what this model uses.",
         "",
     ]
     for maps in report.result.maps:
