@@ -49,6 +49,13 @@ better than chance   lower end of the interval of the balanced accuracy        <
 A centring of 0.8 is that of random features; a layer normalisation with unit weights and no bias
 gives 2 to 5 u. The discarded share is the part of the gradient that a layer normalisation's own
 backward pass throws away, and all that mean weights keep; 1/D is chance.
+
+Where the thresholds are from: those of rounding are multiples of the rounding unit. A flat map of
+one sign has a normalised entropy above 0.999. The others lie well beyond what ten trained
+development models gave in 928 maps of right decisions (``tests/test_check_healthy.py``): lowest
+spread 0.27 and patch share 0.75, highest position share 0.89, mean correlation between volumes
+0.49 and between classes 0.38 (methods that know the class), float64 agreement and jitter 0.996 and
+more. They are judged there on other models.
 """
 
 from __future__ import annotations
