@@ -382,6 +382,13 @@ CASES: dict[str, Case] = {
         )
         for pool, recipe in POOLS.items()
     },
+    "amplitude of patches in bf16": Case(
+        lambda: drifted(_patched(BASE)).bfloat16(),
+        "amplitude blindness",
+        verdict="warn",
+        says="of each patch",
+        recipe=_patched(BASE),
+    ),
     "amplitude of the volume": Case(
         lambda: Wrapped(drifted(BASE), before=standardised), "amplitude blindness",
         verdict="warn", says="of the volume",

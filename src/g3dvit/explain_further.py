@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from g3dvit import diagnose
-from g3dvit.capture import first_output
+from g3dvit.capture import first_output, wider
 from g3dvit.capture.attention_gates import steering_gradients
 from g3dvit.checks import Check, not_applicable
 from g3dvit.errors import InputError
@@ -114,10 +114,13 @@ def further_checks(
         for name, row in _class_blind(network, x, request, geometry, chosen, maps).items():
             add(name, row)
     if "amplitude" in checks or "invisible" in checks:
-        strength, normalised = amplitude_check(network, x[:1], geometry)
+        # Half precision has too few digits to tell whether outputs are the same.
+        half = x.dtype in (torch.bfloat16, torch.float16)
+        run, volumes = (wider(network, torch.float32), x.float()) if half else (network, x)
+        strength, normalised = amplitude_check(run, volumes[:1], geometry)
         hidden = [not_applicable("invisible patches", _SEES_CONSTANTS)] * len(x)
         if normalised and "invisible" in checks:
-            hidden = invisible_checks(network, x, geometry, inside)
+            hidden = invisible_checks(run, volumes, geometry, inside)
         for name in methods:
             if "amplitude" in checks:
                 add(name, [strength] * len(x))
