@@ -148,6 +148,20 @@ def build_model(recipe: ModelRecipe) -> nn.Module:
     return model.eval()
 
 
+def is_trained(recipe: ModelRecipe, cache: Path | None = None) -> bool:
+    """Tell whether `trained_model` would give the model without training it."""
+    return recipe.labels == "untrained" or all(path.exists() for path in _files(recipe, cache)[:2])
+
+
+def _files(recipe: ModelRecipe, cache: Path | None) -> tuple[Path, Path, Path]:
+    """Return where weights, what is known of them, and an unfinished training are kept."""
+    folder = (default_cache() if cache is None else cache) / "phantom-models"
+    weights, about, partial = (
+        folder / f"{recipe.hash}{end}" for end in (".safetensors", ".json", ".partial")
+    )
+    return weights, about, partial
+
+
 def trained_model(
     recipe: ModelRecipe,
     cache: Path | None = None,
@@ -175,13 +189,11 @@ def trained_model(
     model = build_model(recipe)
     if recipe.labels == "untrained":
         return TrainedModel(model, recipe, float("nan"))
-    folder = (default_cache() if cache is None else cache) / "phantom-models"
-    weights, about = (folder / f"{recipe.hash}{end}" for end in (".safetensors", ".json"))
-    if weights.exists() and about.exists():
+    weights, about, checkpoint = _files(recipe, cache)
+    if is_trained(recipe, cache):
         model.load_state_dict(load_file(weights))
         known = json.loads(about.read_text())
         return TrainedModel(model, recipe, float(known["training_accuracy"]))
-    checkpoint = folder / f"{recipe.hash}.partial"
     accuracy = _train(model, recipe, checkpoint, progress)
     write_whole(weights, lambda path: save_file(model.state_dict(), path))
     text = to_json({"training_accuracy": accuracy, "recipe": recipe})

@@ -9,9 +9,10 @@ from g3dvit.benchmark.cases import Case
 from g3dvit.benchmark.figures import draw_maps, draw_numbers
 from g3dvit.benchmark.maps import RECOMMENDED_ROW, ROWS
 from g3dvit.benchmark.metrics import METRICS
-from g3dvit.benchmark.models import ModelRecipe, trained_model
+from g3dvit.benchmark.models import ModelRecipe, is_trained, trained_model
 from g3dvit.benchmark.run import RunSettings
 from g3dvit.benchmark.table import Line, to_markdown, to_tsv
+from g3dvit.benchmark.targets import Reached, targets_to_markdown
 from g3dvit.folders import write_text
 from g3dvit.plain import to_json
 
@@ -78,6 +79,20 @@ def _describe(recipe: ModelRecipe) -> str:
     )
 
 
+def _targets(targets: Sequence[Reached]) -> str:
+    """Return the section on what was asked of the recommended map."""
+    fewest = min(one.seeds for one in targets)
+    seeds = f"{fewest} training seed" + ("s" if fewest > 1 else "")
+    missed = sum(not one.met for one in targets)
+    return (
+        "## What was asked of the recommended map\n\n"
+        f"Of {ROWS[RECOMMENDED_ROW]}, with at least {seeds} of each phantom. The targets were set "
+        f"before any sealed phantom was explained; {len(targets) - missed} of {len(targets)} are "
+        "met by the mean (the interval is shown, it does not decide).\n\n"
+        + targets_to_markdown(targets)
+    )
+
+
 def write_report(
     lines: Sequence[Line],
     cases: Sequence[Case],
@@ -87,6 +102,7 @@ def write_report(
     document: Path,
     command: str,
     cache: Path | None = None,
+    targets: Sequence[Reached] = (),
     notes: str = "",
 ) -> list[Path]:
     """Write tables, figures and the document.
@@ -105,6 +121,8 @@ def write_report(
         As it was called.
     cache
         Where trained models are kept.
+    targets
+        What was asked of the recommended map, and what it reached.
     notes
         Markdown after the tables.
 
@@ -122,7 +140,10 @@ def write_report(
     pictures = []
     for case in cases:
         path = images / f"benchmark_{case.name}.png"
-        draw_maps(trained_model(case.recipe, cache), path, settings.maps.model)
+        # Parts may have come from another machine: no model is trained again for a picture that
+        # is there.
+        if is_trained(case.recipe, cache) or not path.exists():
+            draw_maps(trained_model(case.recipe, cache), path, settings.maps.model)
         pictures.append(path)
     shown = [
         f"![Maps of {case.name}: the volume, then the maps; truth outlined, distractor dotted]"
@@ -141,6 +162,7 @@ def write_report(
     )
     body = [
         head,
+        *([_targets(targets)] if targets else []),
         "## Results\n",
         f"![Mean and 95 % interval of each map](images/{numbers.name})\n",
         to_markdown(lines),

@@ -6,6 +6,7 @@ the same recipe and settings, is not run again.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ from g3dvit.benchmark.removal import removal_gain, single_removal
 from g3dvit.benchmark.vit3d import embed
 from g3dvit.diagnose import spearman
 from g3dvit.explain import Explainer
-from g3dvit.folders import write_text
+from g3dvit.folders import write_whole
 from g3dvit.phantoms import PhantomVolumes, correct_truth, recipe_hash
 from g3dvit.plain import to_json
 
@@ -117,7 +118,7 @@ def run_case(
     """
     recipe = case.with_seed(seed)
     key = recipe_hash(recipe.phantom, recipe, settings, VERSION)
-    path = folder / "parts" / f"{case.name}_seed-{seed}_{key}.json"
+    path = folder / "parts" / f"{case.name}_seed-{seed}_{key}.json.gz"
     if path.exists():
         return read_part(path)
     say = talk or (lambda _line: None)
@@ -128,8 +129,8 @@ def run_case(
     trained = trained_model(recipe, cache, progress=progress)
     say(f"{case.name} seed {seed}: maps of {settings.n_test} volumes")
     part = measure(case.name, trained, settings)
-    write_text(path, to_json(part, indent=None))
-    return part
+    write_part(part, path)
+    return read_part(path)
 
 
 def measure(name: str, trained: TrainedModel, settings: RunSettings) -> Part:
@@ -264,9 +265,20 @@ def _removal(
         )
 
 
+def write_part(part: Part, path: Path) -> None:
+    """Write a part, whole or not at all; numbers are kept to five digits."""
+    values = {
+        row: {key: [float(f"{v:.5g}") for v in numbers] for key, numbers in columns.items()}
+        for row, columns in part.values.items()
+    }
+    text = to_json(replace(part, values=values), indent=None)  # type: ignore[arg-type]
+    # Without the time of writing, so that the same part is the same file.
+    write_whole(path, lambda beside: beside.write_bytes(gzip.compress(text.encode(), mtime=0)))
+
+
 def read_part(path: Path) -> Part:
-    """Read a part that `run_case` wrote."""
-    known: dict[str, Any] = json.loads(path.read_text())
+    """Read a part that `write_part` wrote."""
+    known: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
     known["values"] = {
         row: {key: np.array(numbers, dtype=np.float64) for key, numbers in columns.items()}
         for row, columns in known["values"].items()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,11 +112,16 @@ def summarise(parts: Sequence[Part], *, draws: int = 1000, seed: int = 0) -> lis
 
 
 def nested_interval(
-    by_seed: Sequence[NDArray[np.float64]], *, draws: int = 1000, seed: int = 0
+    by_seed: Sequence[NDArray[np.float64]],
+    statistic: Callable[[NDArray[np.float64]], Any] = np.mean,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> Cell:
     """Return mean and 95 % interval of numbers that come in groups, one group per seed.
 
-    The mean is that of the groups' means; volumes without a number are left out.
+    The mean is that of the groups' means, or of another statistic of each group; volumes without
+    a number are left out.
     """
     groups = [values[~np.isnan(values)] for values in by_seed]
     groups = [values for values in groups if len(values)]
@@ -126,10 +132,13 @@ def nested_interval(
     for number in range(draws):
         chosen = rng.integers(len(groups), size=len(groups))
         means[number] = np.mean(
-            [groups[g][rng.integers(len(groups[g]), size=len(groups[g]))].mean() for g in chosen]
+            [
+                statistic(groups[g][rng.integers(len(groups[g]), size=len(groups[g]))])
+                for g in chosen
+            ]
         )
     low, high = np.quantile(means, [0.025, 0.975])
-    mean = float(np.mean([values.mean() for values in groups]))
+    mean = float(np.mean([statistic(values) for values in groups]))
     return Cell(mean, float(low), float(high), sum(map(len, groups)))
 
 

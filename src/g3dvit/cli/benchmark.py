@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from g3dvit.benchmark.maps import ROWS
     from g3dvit.benchmark.report import write_report
+    from g3dvit.benchmark.targets import reached
 
     quick = arguments.quick
     default = "quick" if quick else "base"
@@ -110,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         document=document,
         command=_command(arguments),
         cache=cache,
+        targets=reached(parts, cases),
     )
     for path in written:
         print(path)
