@@ -22,6 +22,7 @@ from g3dvit.benchmark import (
     default_cache,
     find_cases,
     run_case,
+    run_cases,
     summarise,
     to_markdown,
     to_tsv,
@@ -335,6 +336,20 @@ def test_a_case_is_run_once_and_every_row_has_numbers(tmp_path: Path) -> None:
     other = replace(settings, n_test=5)
     run_case(case, 0, other, folder=tmp_path, cache=tmp_path)
     assert len(list((tmp_path / "parts").iterdir())) == 2
+
+
+def test_parts_of_several_processes_are_those_of_one(tmp_path: Path) -> None:
+    work = [(Case("tiny", TINY, "quick"), 0), (Case("tiny", TINY, "quick"), 1)]
+    maps = MapSettings(rows=("input", "frozen_gate"), n_slow=2)
+    settings = RunSettings(maps, n_test=4)
+    one = run_cases(work, settings, folder=tmp_path / "one", cache=tmp_path / "one", jobs=1)
+    two = run_cases(work, settings, folder=tmp_path / "two", cache=tmp_path / "two", jobs=2)
+    assert [part.seed for part in two] == [0, 1]
+    for a, b in zip(one, two, strict=True):
+        for row in maps.rows:
+            np.testing.assert_allclose(a.values[row]["auc"], b.values[row]["auc"], rtol=1e-3)
+    with pytest.raises(InputError, match="`jobs` is at least 1"):
+        run_cases(work, settings, folder=tmp_path, jobs=0)
 
 
 def test_unknown_rows_are_refused() -> None:

@@ -11,6 +11,7 @@ from g3dvit.benchmark.maps import ROWS, MapSettings, make_maps
 from g3dvit.benchmark.metrics import METRICS, volume_metrics
 from g3dvit.benchmark.model_maps import ModelSettings
 from g3dvit.benchmark.models import ModelRecipe, TrainedModel, default_cache, trained_model
+from g3dvit.benchmark.parallel import run_cases
 from g3dvit.benchmark.report import write_report
 from g3dvit.benchmark.run import Part, RunSettings, run_case
 from g3dvit.benchmark.table import Line, summarise, to_markdown, to_tsv
@@ -31,6 +32,7 @@ __all__ = [
     "find_cases",
     "make_maps",
     "run_case",
+    "run_cases",
     "summarise",
     "to_markdown",
     "to_tsv",

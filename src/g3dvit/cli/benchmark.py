@@ -8,6 +8,7 @@ command goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 NAME = "benchmark"
@@ -50,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="development",
         help="methods are chosen on development phantoms; sealed ones are run once they are",
     )
+    parser.add_argument(
+        "--jobs", type=_positive, metavar="N", help="models at once (default: one per processor)"
+    )
     parser.add_argument("--quick", action="store_true", help="small models of easy phantoms")
     parser.add_argument(
         "--cache", metavar="DIR", help="trained models (default G3DVIT_CACHE or ~/.cache/g3dvit)"
@@ -61,14 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the benchmark and print the paths of what was written."""
-    import sys
-
     from g3dvit.benchmark import (
         MapSettings,
         ModelSettings,
         RunSettings,
         find_cases,
-        run_case,
+        run_cases,
         summarise,
     )
     from g3dvit.benchmark.maps import ROWS
@@ -89,19 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.output)
     cache = Path(arguments.cache) if arguments.cache else None
     seeds = {case.name: arguments.seeds or _SEEDS[case.group] for case in cases}
-    parts = [
-        run_case(
-            case,
-            seed,
-            settings,
-            folder=folder,
-            cache=cache,
-            talk=lambda line: print(line, file=sys.stderr, flush=True),
-        )
-        for seed in range(max(seeds.values()))  # every case once before any a second time
-        for case in cases
-        if seed < seeds[case.name]
-    ]
+    # Every case once before any a second time.
+    work = [(c, n) for n in range(max(seeds.values())) for c in cases if n < seeds[c.name]]
+    parts = run_cases(
+        work, settings, folder=folder, cache=cache, talk=_say, jobs=1 if quick else arguments.jobs
+    )
     document = Path(arguments.document) if arguments.document else folder / "benchmark.md"
     written = write_report(
         summarise(parts),
@@ -116,6 +110,10 @@ def run(arguments: argparse.Namespace) -> int:
     for path in written:
         print(path)
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _command(arguments: argparse.Namespace) -> str:
