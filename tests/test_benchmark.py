@@ -146,6 +146,20 @@ def test_sealed_cases_are_other_cases_with_the_same_names() -> None:
         assert sealed[name].recipe.phantom.family == "sealed"
 
 
+def test_a_real_run_brings_one_more_case(tmp_path: Path) -> None:
+    for name in ("bold.nii.gz", "events.tsv"):
+        (tmp_path / name).write_text("x")
+    given = [str(tmp_path / "bold.nii.gz"), str(tmp_path / "events.tsv"), "2.0"]
+    (case,) = find_cases(["realnoise-residuals"], "sealed", command._residuals(given))
+    assert case.recipe.phantom.residuals.t_r == 2.0
+    with pytest.raises(InputError, match="there is no case 'realnoise-residuals'"):
+        find_cases(["realnoise-residuals"])
+    with pytest.raises(InputError, match="repetition time in seconds, was given 'two'"):
+        command._residuals([*given[:2], "two"])
+    with pytest.raises(InputError, match="there is no file"):
+        command._residuals([given[0], "nowhere.tsv", "2"])
+
+
 # -- numbers ---------------------------------------------------------------------------------
 def test_average_precision_equals_a_slow_sum_and_counts_ties_together() -> None:
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from g3dvit.benchmark.models import ModelRecipe
 from g3dvit.errors import InputError
-from g3dvit.phantoms import Cubes, Family, RealNoise
+from g3dvit.phantoms import Cubes, Family, RealNoise, ResidualNoise
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,17 @@ class Case:
         return replace(self.recipe, seed=seed)
 
 
-def all_cases(family: Family = "development") -> dict[str, Case]:
+def all_cases(
+    family: Family = "development", residuals: ResidualNoise | None = None
+) -> dict[str, Case]:
     """Return every case by its name.
 
     Parameters
     ----------
     family
         Methods are chosen on ``"development"``; ``"sealed"`` is run once they are.
+    residuals
+        A real run whose noise takes the place of simulated noise in one more case.
     """
     real = RealNoise(family=family)
     position, content = Cubes(family=family), Cubes(task="content", family=family)
@@ -74,6 +78,8 @@ def all_cases(family: Family = "development") -> dict[str, Case]:
         "cubes-position-as-it-was": ModelRecipe(seed_position, **longer),  # type: ignore[arg-type]
         "cubes-content-as-it-was": ModelRecipe(seed_content, **longer),  # type: ignore[arg-type]
     }
+    if residuals is not None:
+        factors["realnoise-residuals"] = replace(cls, phantom=replace(real, residuals=residuals))
     return {
         name: Case(name, recipe, group)
         for group, recipes in (("base", base), ("factor", factors), ("quick", _quick(family)))
@@ -96,15 +102,26 @@ def _quick(family: Family) -> dict[str, ModelRecipe]:
     }
 
 
-def find_cases(names: Sequence[str], family: Family = "development") -> tuple[Case, ...]:
+def find_cases(
+    names: Sequence[str],
+    family: Family = "development",
+    residuals: ResidualNoise | None = None,
+) -> tuple[Case, ...]:
     """Return cases by name or by group; ``"all"`` is base and factor cases.
+
+    Parameters
+    ----------
+    names
+        Of cases or groups.
+    family, residuals
+        As for `all_cases`.
 
     Raises
     ------
     InputError
         If there is no such case.
     """
-    known = all_cases(family)
+    known = all_cases(family, residuals)
     chosen: dict[str, Case] = {}
     for name in names:
         found = [

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from g3dvit.phantoms import ResidualNoise
 
 NAME = "benchmark"
 HELP = "measure every map on phantoms with known answers"
@@ -54,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=_positive, metavar="N", help="models at once (default: one per processor)"
     )
+    parser.add_argument(
+        "--residuals",
+        nargs=3,
+        metavar=("BOLD", "EVENTS", "T_R"),
+        help="a real run in MNI space, its events and repetition time in s: what a GLM leaves of "
+        "it is the noise of one more case, realnoise-residuals",
+    )
     parser.add_argument("--quick", action="store_true", help="small models of easy phantoms")
     parser.add_argument(
         "--cache", metavar="DIR", help="trained models (default G3DVIT_CACHE or ~/.cache/g3dvit)"
@@ -79,7 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     quick = arguments.quick
     default = "quick" if quick else "base"
-    cases = find_cases(arguments.phantoms or [default], arguments.family)
+    residuals = _residuals(arguments.residuals)
+    cases = find_cases(arguments.phantoms or [default], arguments.family, residuals)
     settings = RunSettings(
         maps=MapSettings(
             rows=tuple(arguments.methods or ROWS),
@@ -112,6 +125,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _residuals(given: Sequence[str] | None) -> ResidualNoise | None:
+    """Return where a real run is, or None."""
+    from g3dvit.errors import InputError
+    from g3dvit.phantoms import ResidualNoise
+
+    if given is None:
+        return None
+    image, events, t_r = given
+    for path in (image, events):
+        if not Path(path).is_file():
+            raise InputError(f"--residuals: there is no file {path}")
+    try:
+        seconds = float(t_r)
+    except ValueError:
+        seconds = float("nan")
+    if not 0 < seconds < 60:
+        raise InputError(f"--residuals takes a repetition time in seconds, was given {t_r!r}")
+    return ResidualNoise(str(Path(image).resolve()), str(Path(events).resolve()), seconds)
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -131,6 +164,7 @@ def _command(arguments: argparse.Namespace) -> str:
         given = getattr(arguments, name)
         if given not in (None, value):
             parts.append(f"--{name} {given}")
+    parts += ["--residuals BOLD EVENTS T_R"] if arguments.residuals else []
     parts += ["--quick"] if arguments.quick else []
     return " ".join([*parts, "-o benchmark"])
 
