@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,23 @@ def output_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
                 f"name a folder on another disk"
             ) from error
         raise
+
+
+def note_files(folder: Path, files: Sequence[Path]) -> None:
+    """Tell an output folder of g3dvit that g3dvit added files to it, so that they may be replaced.
+
+    Parameters
+    ----------
+    folder
+        With a ``provenance.json`` of ours.
+    files
+        Inside it.
+    """
+    marker = folder / MARKER
+    content: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+    added = {path.relative_to(folder).as_posix() for path in files}
+    content["files"] = sorted(added.union(content.get("files", ())))
+    write_text(marker, to_json(content) + "\n")
 
 
 def _put_in_place(part: Path, path: Path, *, overwrite: bool) -> None:

@@ -20,11 +20,11 @@ import pandas as pd
 from g3dvit.aggregate import GroupKey
 from g3dvit.checks import Check
 from g3dvit.errors import OutputError
-from g3dvit.folders import GENERATOR, MARKER
+from g3dvit.folders import GENERATOR, MARKER, write_text, write_whole
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
 from g3dvit.nifti import nifti_image, read_nifti, write_nifti
-from g3dvit.plain import to_plain
+from g3dvit.plain import to_json, to_plain
 from g3dvit.run_result import (
     CheckLike,
     CheckSummary,
@@ -79,28 +79,60 @@ def save_shown(result: RunResult, folder: Path) -> dict[str, Any]:
         write_nifti(image, folder / truth[name], compress=True)
     regions: dict[str, Any] | None = None
     if result.parcellation is not None:
-        regions = {
-            "file": f"{SHOWN}/regions.nii.gz",
-            "name": result.parcellation.name,
-            "names": {str(index): name for index, name in result.parcellation.names.items()},
-        }
-        labels = np.asarray(result.parcellation.labels, np.int32)
-        image = nifti_image(labels, result.parcellation.grid.affine)
-        write_nifti(image, folder / regions["file"], compress=True)
+        _, regions = _write_parcellation(result.parcellation, folder)
     for table in result.tables:
         save_table(table, folder)
     return {"backgrounds": backgrounds, "truth": truth or None, "parcellation": regions}
 
 
-def save_table(table: ResultTable, folder: Path) -> Path:
-    """Write a table as TSV with a JSON beside it; ``g3dvit report`` shows every one it finds."""
-    (folder / TABLES).mkdir(exist_ok=True)
-    path = folder / TABLES / f"{table.name}.tsv"
-    table.frame.to_csv(path, sep="\t", index=False, na_rep="n/a")
+def save_table(table: ResultTable, folder: Path, where: str = TABLES) -> Path:
+    """Write a table as TSV with a JSON beside it; ``g3dvit report`` shows all in ``tables``.
+
+    Parameters
+    ----------
+    table
+        What to write.
+    folder
+        Of the run.
+    where
+        Folder inside it.
+    """
+    path = folder / where / f"{table.name}.tsv"
     about = {"title": table.title, "section": table.section, "note": table.note}
     text = json.dumps({**about, "columns": dict(table.columns or {})}, indent=2, ensure_ascii=False)
-    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    write_whole(path, lambda part: table.frame.to_csv(part, sep="\t", index=False, na_rep="n/a"))
+    write_text(path.with_suffix(".json"), text + "\n")
     return path
+
+
+def save_parcellation(parcellation: Parcellation, folder: Path) -> Path:
+    """Write region names into the folder of a run, for the crosshair of its page.
+
+    Raises
+    ------
+    OutputError
+        If the folder is not one of a run.
+    """
+    saved = _read_marker(folder)
+    if not isinstance(saved.get(REPORT), dict):
+        raise OutputError(f"{folder} holds no run whose page could be made again")
+    path, about = _write_parcellation(parcellation, folder)
+    saved[REPORT]["parcellation"] = about
+    write_text(folder / MARKER, to_json(saved) + "\n")
+    return path
+
+
+def _write_parcellation(parcellation: Parcellation, folder: Path) -> tuple[Path, dict[str, Any]]:
+    about = {
+        "file": f"{SHOWN}/regions.nii.gz",
+        "name": parcellation.name,
+        "names": {str(index): name for index, name in parcellation.names.items()},
+    }
+    labels = np.asarray(parcellation.labels, np.int32)
+    image = nifti_image(labels, parcellation.grid.affine)
+    path = folder / SHOWN / "regions.nii.gz"
+    write_whole(path, lambda part: write_nifti(image, part, compress=True))
+    return path, about
 
 
 def description_of(

@@ -29,6 +29,7 @@ COMMANDS = (
     "check",
     "explain",
     "report",
+    "regions",
     "evaluate",
     "train",
     "benchmark",

@@ -1,0 +1,38 @@
+"""Which regions of an atlas a map lies in: tables of regions and clusters, in mm.
+
+Honest about patches: a region smaller than a patch is described, not ranked, and no peak is told
+more finely than the map resolves. `region_table` and `cluster_table` work on maps,
+`regions_of_run` on the folder of a run.
+"""
+
+from __future__ import annotations
+
+from g3dvit.regions.atlases import FETCHED, PACKAGED, load_atlas, load_mask
+from g3dvit.regions.clusters import CLUSTER_COLUMNS, cluster_table, threshold_of
+from g3dvit.regions.job import ClusterOptions, RegionReport, regions_of_maps, regions_of_run
+from g3dvit.regions.tables import COLUMNS, RegionOptions, default_mask, region_means, region_table
+from g3dvit.regions.weights import RegionWeights, region_weights
+from g3dvit.regions.write import add_to_run, write_regions
+
+__all__ = [
+    "CLUSTER_COLUMNS",
+    "COLUMNS",
+    "FETCHED",
+    "PACKAGED",
+    "ClusterOptions",
+    "RegionOptions",
+    "RegionReport",
+    "RegionWeights",
+    "add_to_run",
+    "cluster_table",
+    "default_mask",
+    "load_atlas",
+    "load_mask",
+    "region_means",
+    "region_table",
+    "region_weights",
+    "regions_of_maps",
+    "regions_of_run",
+    "threshold_of",
+    "write_regions",
+]

@@ -1,0 +1,166 @@
+"""Clusters of a thresholded map: where their peaks are, how large they are, in which regions.
+
+Clusters are found by nilearn. A place is never told more finely than the map resolves: peaks are
+given as the centre of the patch that they lie in.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from g3dvit.errors import InputError
+from g3dvit.maps import RelevanceMap
+from g3dvit.regions.weights import RegionWeights
+
+#: What the columns of `cluster_table` mean.
+CLUSTER_COLUMNS = {
+    "cluster": "Number of the cluster, by its peak's magnitude; positive and negative apart",
+    "sign": "positive: evidence for the target; negative: against it",
+    "x_mm": "World coordinate (RAS+) of the centre of the patch that holds the peak",
+    "y_mm": "World coordinate (RAS+) of the centre of the patch that holds the peak",
+    "z_mm": "World coordinate (RAS+) of the centre of the patch that holds the peak",
+    "resolution_mm": "Edges of a patch: the place is known to half of this in each direction",
+    "peak": "Value at the peak, in units of the map",
+    "volume_mm3": "Volume of the cluster",
+    "n_patches": "Volume of the cluster in patches",
+    "peak_region": "Region that holds most of the patch of the peak",
+    "regions": "Regions of the cluster with their share of its volume, largest first",
+}
+_MOST_NAMED = 5
+_LEAST_NAMED = 0.05
+
+
+def threshold_of(
+    relevance: RelevanceMap,
+    mask: NDArray[np.bool_] | None = None,
+    *,
+    percentile: float = 95.0,
+) -> float:
+    """Return the percentile (0 to 100) of |values| inside a mask, in units of the map.
+
+    Raises
+    ------
+    InputError
+        If the percentile is not within 0 and 100.
+    """
+    if not 0 <= percentile <= 100:
+        raise InputError(f"a percentile is 0 to 100, was given {percentile}")
+    values = np.abs(relevance.data if mask is None else relevance.data[mask])
+    return float(np.percentile(values, percentile)) if values.size else 0.0
+
+
+def cluster_table(
+    relevance: RelevanceMap,
+    *,
+    threshold: float,
+    weights: RegionWeights | None = None,
+    mask: NDArray[np.bool_] | None = None,
+) -> pd.DataFrame:
+    """Return one row per cluster of voxels at or beyond a threshold, by |peak|.
+
+    Voxels that share a face belong together. Positive and negative clusters are apart.
+
+    Parameters
+    ----------
+    relevance
+        A 3D map.
+    threshold
+        Absolute, in units of the map; above 0.
+    weights
+        Names regions where given; on the map's grid.
+    mask : (i, j, k)
+        Voxels outside are left out.
+
+    Raises
+    ------
+    InputError
+        If the threshold is not positive, or the map is not 3D.
+    """
+    if not np.isfinite(threshold) or threshold <= 0:
+        raise InputError(f"a threshold of clusters is above 0, was given {threshold:g}")
+    if relevance.data.ndim != 3:
+        raise InputError("a table of clusters takes a 3D map; name one of its volumes")
+    values = np.asarray(relevance.data, dtype=np.float64)
+    if mask is not None:
+        values = np.where(mask, values, 0)
+    rows: list[dict[str, Any]] = []
+    for sign, word in ((1, "positive"), (-1, "negative")):
+        for cluster in _clusters(sign * values, relevance, threshold):
+            rows.append(_row(cluster, values, relevance, word, weights))
+    rows.sort(key=lambda row: -abs(row["peak"]))
+    for number, row in enumerate(rows, 1):
+        row["cluster"] = number
+    return pd.DataFrame(rows, columns=list(CLUSTER_COLUMNS))
+
+
+def _clusters(
+    values: NDArray[np.float64], relevance: RelevanceMap, threshold: float
+) -> list[NDArray[np.bool_]]:
+    """Return the voxels of each cluster of positive values, (i, j, k)."""
+    from nilearn.reporting import get_clusters_table
+
+    if not (values >= threshold).any():
+        return []
+    # In multiples of the threshold, which is kept: nilearn takes what is strictly above.
+    image = nib.Nifti1Image((values / threshold).astype(np.float64), relevance.grid.affine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about sub-peaks, which are not used
+        _, (labels, *_) = get_clusters_table(
+            image, stat_threshold=1 - 1e-9, two_sided=False, return_label_maps=True
+        )
+    numbers = np.asarray(labels.dataobj).astype(np.intp)
+    return [numbers == n for n in range(1, int(numbers.max()) + 1)]
+
+
+def _row(
+    cluster: NDArray[np.bool_],
+    values: NDArray[np.float64],
+    relevance: RelevanceMap,
+    sign: str,
+    weights: RegionWeights | None,
+) -> dict[str, Any]:
+    inside = np.where(cluster, np.abs(values), -1)
+    at = np.unravel_index(int(inside.argmax()), values.shape)
+    block = _patch_of(relevance, at)
+    place = relevance.grid.vox2world(np.argwhere(block)).mean(axis=0)
+    volume = float(cluster.sum() * relevance.grid.voxel_volume_mm3)
+    row: dict[str, Any] = {
+        "cluster": 0,
+        "sign": sign,
+        **dict(zip(("x_mm", "y_mm", "z_mm"), (round(float(v), 1) for v in place), strict=True)),
+        "resolution_mm": " x ".join(f"{v:g}" for v in relevance.resolution_mm),
+        "peak": float(values[at]),
+        "volume_mm3": round(volume, 1),
+        "n_patches": round(volume / float(np.prod(relevance.resolution_mm)), 2),
+        "peak_region": "n/a",
+        "regions": "n/a",
+    }
+    if weights is not None:
+        # In a map of patches a patch may hold many regions; the largest part names it.
+        row["peak_region"] = _composition(weights, block, most=1) or "outside the atlas"
+        row["regions"] = _composition(weights, cluster, most=_MOST_NAMED) or "outside the atlas"
+    return row
+
+
+def _patch_of(relevance: RelevanceMap, at: tuple[np.intp, ...]) -> NDArray[np.bool_]:
+    """Return the voxels of the patch that holds a voxel; patches begin at the first voxel."""
+    sizes = np.asarray(relevance.resolution_mm) / relevance.grid.voxel_sizes
+    edges = np.maximum(1, np.rint(sizes).astype(np.intp))
+    found = np.zeros(relevance.grid.shape, dtype=bool)
+    found[tuple(slice(v // e * e, v // e * e + e) for v, e in zip(at, edges, strict=True))] = True
+    return found
+
+
+def _composition(weights: RegionWeights, voxels: NDArray[np.bool_], *, most: int) -> str:
+    """Return names with shares of the volume, such as ``"Precentral_L 62 %"``."""
+    held = np.asarray(weights.inside_mm3 @ voxels.ravel().astype(np.float64))
+    share = held / (voxels.sum() * weights.grid.voxel_volume_mm3)
+    order = np.argsort(-share, kind="stable")[:most]
+    named = [(weights.names[n], share[n]) for n in order if share[n] >= _LEAST_NAMED]
+    return "; ".join(f"{name} {100 * part:.0f} %" for name, part in named)

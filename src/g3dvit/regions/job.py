@@ -1,0 +1,331 @@
+"""Regions of a whole run, or of maps from files: from paths to tables.
+
+For the folder of a run every class mean is described, with intervals over its units: subjects, with
+one subject runs, with one run blocks. For maps from files each is a subject. A single map is
+described; nothing is concluded about others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from g3dvit.errors import GridError, InputError, SpaceError
+from g3dvit.grids import ImageGrid
+from g3dvit.maps import RelevanceMap
+from g3dvit.regions.clusters import CLUSTER_COLUMNS, cluster_table, threshold_of
+from g3dvit.regions.tables import (
+    COLUMNS,
+    RegionOptions,
+    default_mask,
+    region_means,
+    region_table,
+)
+from g3dvit.regions.units import note_of, units_of
+from g3dvit.regions.weights import RegionWeights, region_weights
+from g3dvit.run_result import MapSet, RunResult
+from g3dvit.shown import Parcellation, ResultTable
+
+Progress = Callable[[int, int, str], None]
+
+_COURSE_COLUMNS = {
+    "run": "Run",
+    "time_point": "Volume of the run, from 0",
+    "onset_s": "When it began, in s from the first volume of the run",
+    "target": "What the map of this volume explains; evidence for it is positive",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """How clusters are cut out.
+
+    Parameters
+    ----------
+    threshold
+        Absolute, in units of the map; None takes the percentile.
+    percentile
+        Of |values| inside the mask, 0 to 100.
+    """
+
+    threshold: float | None = None
+    percentile: float = 95.0
+
+
+_JUDGED, _CUT = RegionOptions(), ClusterOptions()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RegionReport:
+    """Tables of regions.
+
+    Parameters
+    ----------
+    tables
+        Regions and clusters.
+    courses
+        Mean of every region in every volume; long, and so not for a page.
+    atlas
+        The regions.
+    """
+
+    tables: tuple[ResultTable, ...]
+    courses: tuple[ResultTable, ...]
+    atlas: Parcellation = field(repr=False)
+
+
+def regions_of_maps(
+    maps: Sequence[str | Path],
+    atlas: Parcellation,
+    *,
+    mask: tuple[NDArray[np.bool_], ImageGrid] | None = None,
+    options: RegionOptions = _JUDGED,
+    clusters: ClusterOptions = _CUT,
+    progress: Progress | None = None,
+) -> RegionReport:
+    """Return tables of one map, or of one map per subject.
+
+    Parameters
+    ----------
+    maps
+        Files that g3dvit wrote. A 4D map counts as its mean, and gets a time course.
+    atlas
+        In the space of the maps.
+    mask : (i, j, k) and its grid
+        Voxels that count; looked up by place.
+    options, clusters
+        How regions are judged, and clusters cut out.
+    progress
+        Called with what is done, of how much, and what is going on.
+
+    Raises
+    ------
+    InputError
+        If the maps are of different methods or targets, or a space does not fit.
+    """
+    loaded = [RelevanceMap.load(path) for path in maps]
+    _check_alike(loaded, [Path(path).name for path in maps])
+    for one in loaded:
+        check_space(space_of(one.metadata), atlas)
+    flat = [_mean_over_time(one) for one in loaded]
+    weights = region_weights(atlas, flat[0].grid)
+    inside = _mask_on(mask, weights)
+    if progress is not None:
+        progress(0, 1, "surrogates")
+    about = ", ".join(
+        str(v) for k in ("method", "weighting", "target") if (v := flat[0].metadata.get(k))
+    )
+    title = Path(maps[0]).name if len(maps) == 1 else f"{len(maps)} subjects"
+    units = flat if len(flat) > 1 else []
+    frame = region_table(flat, weights, mask=inside, units=units, options=options)
+    note = note_of(frame, atlas, flat[0], options, len(flat), len(units), "subjects")
+    mean = replace(flat[0], data=np.mean([m.data for m in flat], axis=0), companions={})
+    tables = [ResultTable("regions", f"{title}: {about}", "regions", frame, note, COLUMNS)]
+    tables.append(_clusters("clusters", title, mean, weights, inside, clusters))
+    courses = [
+        _course(f"timecourse-{n + 1}", one, weights, inside, None)
+        for n, one in enumerate(loaded)
+        if one.n_volumes > 1
+    ]
+    if progress is not None:
+        progress(1, 1, "done")
+    return RegionReport(tuple(tables), tuple(courses), atlas)
+
+
+def regions_of_run(
+    result: RunResult,
+    atlas: Parcellation,
+    *,
+    methods: Sequence[str] = (),
+    mask: tuple[NDArray[np.bool_], ImageGrid] | None = None,
+    options: RegionOptions = _JUDGED,
+    clusters: ClusterOptions = _CUT,
+    progress: Progress | None = None,
+) -> RegionReport:
+    """Return tables of the class means of a run.
+
+    Parameters
+    ----------
+    result
+        From `g3dvit.saved_runs.load_run`.
+    atlas
+        In the space of the run.
+    methods
+        Names; by default frozen gates and what the run recommends.
+    mask, options, clusters, progress
+        As in `regions_of_maps`.
+
+    Raises
+    ------
+    InputError
+        If the run has no maps of a method, or its space does not fit.
+    """
+    check_space(result.space, atlas)
+    chosen = _chosen(result, methods)
+    means = [(s, m) for s in chosen for m in s.class_means if m.key.which != "error"]
+    weights: RegionWeights | None = None
+    tables: list[ResultTable] = []
+    courses: list[ResultTable] = []
+    for number, (maps, mean) in enumerate(means):
+        if progress is not None:
+            progress(number, len(means), f"{maps.label}, {mean.key.group}")
+        if weights is None or not weights.grid.matches(mean.patch.grid):
+            weights = region_weights(atlas, mean.patch.grid)
+        inside = _mask_on(mask, weights)
+        units, kind = units_of(result, maps, mean)
+        frame = region_table([mean.patch], weights, mask=inside, units=units, options=options)
+        target = mean.target or result.target
+        title = f"{maps.label}, {mean.title}: evidence for “{target}”"
+        note = note_of(frame, atlas, mean.patch, options, 1, len(units), kind)
+        if maps.display_only:
+            note = f"This map is made to be looked at; take statistics from frozen gates. {note}"
+        name = f"{maps.file_label}-{_safe(mean.key.group)}"
+        tables.append(ResultTable(f"regions-{name}", title, "regions", frame, note, COLUMNS))
+        tables.append(_clusters(f"clusters-{name}", title, mean.patch, weights, inside, clusters))
+    for maps in chosen:
+        for run, series in zip(result.inputs, maps.volumes, strict=bool(maps.volumes)):
+            if weights is None or not weights.grid.matches(series.grid):
+                weights = region_weights(atlas, series.grid)
+            rows = result.predictions
+            rows = rows[rows["run"] == run.name] if "run" in rows else rows
+            name = f"timecourse-{maps.file_label}-{_safe(run.name)}"
+            courses.append(_course(name, series, weights, _mask_on(mask, weights), rows))
+    if progress is not None:
+        progress(len(means), len(means), "done")
+    return RegionReport(tuple(tables), tuple(courses), atlas)
+
+
+def check_space(space: str | None, atlas: Parcellation) -> None:
+    """Refuse maps of a person's own space: an atlas of a template names nothing there.
+
+    Raises
+    ------
+    SpaceError
+        If the space is known and no template's, and the atlas is one of a template.
+    """
+    template = atlas.name.lower() in _TEMPLATE_ATLASES or "MNI" in atlas.name.upper()
+    if space is not None and template and not space.upper().startswith(("MNI", "ICBM", "TAL")):
+        raise SpaceError(
+            f"the maps are in the space {space!r}, the atlas {atlas.name} in that of a template; "
+            "nothing here warps one to the other. Give an atlas in the space of the maps"
+        )
+
+
+_TEMPLATE_ATLASES = (
+    *("aal", "aal3", "schaefer100", "schaefer200", "schaefer400"),
+    *("harvard-oxford", "yeo7", "destrieux"),
+)
+
+
+def space_of(metadata: Any) -> str | None:
+    """Return the space that a map's sidecar tells, or None."""
+    source = metadata.get("source")
+    found = metadata.get("space") or (source.get("space") if isinstance(source, dict) else None)
+    return str(found) if found else None
+
+
+def _chosen(result: RunResult, methods: Sequence[str]) -> list[MapSet]:
+    known = [maps.method for maps in result.maps]
+    for name in methods:
+        if name not in known:
+            raise InputError(
+                f"the run has no maps of {name!r}; it has {', '.join(dict.fromkeys(known))}"
+            )
+    if methods:
+        return [maps for maps in result.maps if maps.method in methods]
+    found = [m for m in result.maps if m.recommended or m.method == "frozen_gate"]
+    return found or list(result.maps[:1])
+
+
+def _check_alike(maps: Sequence[RelevanceMap], names: Sequence[str]) -> None:
+    first = maps[0]
+    for one, name in zip(maps, names, strict=True):
+        if not one.grid.matches(first.grid):
+            raise GridError(f"{name} is on another grid than {names[0]}; subjects share one grid")
+        for key in ("method", "weighting", "target", "score", "units"):
+            if one.metadata.get(key) != first.metadata.get(key):
+                raise InputError(
+                    f"{name} has the {key} {one.metadata.get(key)!r}, {names[0]} "
+                    f"{first.metadata.get(key)!r}; only maps of one method and ONE target are "
+                    "averaged"
+                )
+
+
+def _mean_over_time(one: RelevanceMap) -> RelevanceMap:
+    if one.data.ndim == 3:
+        return one
+    return replace(one, data=one.data.mean(axis=3), companions={}, t_r=None)
+
+
+def _mask_on(
+    mask: tuple[NDArray[np.bool_], ImageGrid] | None, weights: RegionWeights
+) -> NDArray[np.bool_]:
+    """Return which voxels of the map count."""
+    if mask is None:
+        return default_mask(weights)
+    values, grid = mask
+    i, j, k = grid.shape
+    region = Parcellation(
+        "mask", values.astype(np.int32), ImageGrid((i, j, k), grid.affine), {1: "in"}
+    )
+    share = region_weights(region, weights.grid).labelled_share
+    return np.asarray(share.reshape(weights.grid.shape) >= 0.1)
+
+
+def _clusters(
+    name: str,
+    title: str,
+    mean: RelevanceMap,
+    weights: RegionWeights,
+    inside: NDArray[np.bool_],
+    options: ClusterOptions,
+) -> ResultTable:
+    threshold = options.threshold
+    if threshold is None:
+        threshold = threshold_of(mean, inside, percentile=options.percentile)
+        rule = f"the {options.percentile:g}th percentile of |values| inside the mask"
+    else:
+        rule = "as given"
+    if threshold > 0:
+        frame = cluster_table(mean, threshold=threshold, weights=weights, mask=inside)
+    else:
+        frame = pd.DataFrame(columns=list(CLUSTER_COLUMNS))
+    edges = " x ".join(f"{v:g}" for v in mean.resolution_mm)
+    note = (
+        f"Clusters with |value| of at least {threshold:.3g} {mean.units} ({rule}), which is for "
+        f"display and no test. Places are centres of patches: they are known to half of {edges} mm."
+    )
+    return ResultTable(name, f"Clusters of {title}", "regions", frame, note, CLUSTER_COLUMNS)
+
+
+def _course(
+    name: str,
+    series: RelevanceMap,
+    weights: RegionWeights,
+    inside: NDArray[np.bool_],
+    rows: pd.DataFrame | None,
+) -> ResultTable:
+    """Return the mean of every region in every volume."""
+    values = np.asarray(series.data, dtype=np.float64).reshape(-1, series.n_volumes).T
+    means = region_means(weights.within(inside), values)
+    frame = pd.DataFrame(
+        means, columns=[f"{n}: {w}" for n, w in zip(weights.index, weights.names, strict=True)]
+    )
+    if rows is not None and len(rows) == len(frame):
+        kept = [c for c in _COURSE_COLUMNS if c in rows]
+        frame = pd.concat([rows[kept].reset_index(drop=True), frame], axis=1)
+    else:
+        frame.insert(0, "time_point", np.arange(len(frame)))
+    columns = {c: _COURSE_COLUMNS.get(c, f"Mean relevance in region {c}") for c in frame.columns}
+    note = "A time point follows its stimulus by seconds; neighbours in time are not independent."
+    return ResultTable(name, "Time course of regions", "regions", frame, note, columns)
+
+
+def _safe(text: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text) or "class"

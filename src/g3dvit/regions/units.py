@@ -1,0 +1,93 @@
+"""What is independent in a run's maps, and what a reader of a table of regions must know."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from g3dvit.maps import RelevanceMap
+from g3dvit.regions.tables import RegionOptions
+from g3dvit.run_result import ClassMean, MapSet, RunResult
+from g3dvit.shown import Parcellation
+
+_DESCRIPTIVE = (
+    "Of a single map: it describes this map, and says nothing about other volumes, runs or people."
+)
+
+
+def units_of(result: RunResult, maps: MapSet, mean: ClassMean) -> tuple[list[RelevanceMap], str]:
+    """Return mean maps of the units of a class mean, and what a unit is.
+
+    Only volumes whose own map explains what the class mean explains are taken; none otherwise.
+    """
+    table = result.predictions.reset_index(drop=True)
+    target = mean.target or result.target
+    if not maps.volumes or "target" not in table or "run" not in table:
+        return [], "units"
+    label = table["label"] if "label" in table else pd.Series([None] * len(table))
+    predicted = table["predicted"]
+    if mean.key.which == "all":
+        mine = (predicted == mean.key.group) & label.isna()
+    else:
+        mine = (label == mean.key.group) & (predicted == mean.key.group)
+    mine &= table["target"].astype(str) == target
+    subject = table["run"].map(_subject)
+    if subject.nunique() > 1:
+        unit, kind = subject, "subjects"
+    elif table["run"].nunique() > 1:
+        unit, kind = table["run"], "runs"
+    elif "block" in table and table["block"].notna().any():
+        unit, kind = table["block"].astype(str), "blocks"
+        mine &= table["block"].notna()
+    else:
+        return [], "units"
+    values = np.concatenate([v.data.reshape(*v.grid.shape, -1) for v in maps.volumes], axis=3)
+    if values.shape[3] != len(table):
+        return [], kind
+    return [
+        replace(mean.patch, data=values[..., (mine & (unit == name)).to_numpy()].mean(axis=3))
+        for name in unit[mine].unique()
+    ], kind
+
+
+def note_of(
+    frame: pd.DataFrame,
+    atlas: Parcellation,
+    relevance: RelevanceMap,
+    options: RegionOptions,
+    n_maps: int,
+    n_units: int,
+    kind: str,
+) -> str:
+    """Return what a reader of a table of regions must know."""
+    ranked = int(frame["rank"].notna().sum())
+    edges = " x ".join(f"{v:g}" for v in relevance.resolution_mm)
+    sentences = [
+        f"Atlas {atlas.name}. Values in {relevance.units or 'units of the map'}.",
+        f"{ranked} of {len(frame)} regions are ranked; the others are smaller than a patch of "
+        f"{edges} mm, or mostly outside the map, which cannot tell them from their neighbours.",
+    ]
+    if n_units >= 3:
+        sentences.append(f"Intervals are over {n_units} {kind} (bootstrap).")
+    else:
+        sentences.append("No intervals: fewer than 3 units.")
+    if options.n_surrogates and frame["p"].notna().any():
+        which = "each subject's map, combined" if n_maps > 1 else "the map"
+        sentences.append(
+            f"p compares {which} with {options.n_surrogates} random maps as smooth (Burt et al. "
+            "2020): is so much relevance in this region more than smoothness alone would put "
+            "there? Corrected over ranked regions by the largest |z|."
+        )
+    if n_maps == 1:
+        sentences.append(_DESCRIPTIVE)
+    else:
+        sentences.append(f"About these {n_maps} subjects; not a test about people in general.")
+    return " ".join(sentences)
+
+
+def _subject(run: str) -> str:
+    found = re.search(r"(?:^|[_/])sub-([A-Za-z0-9]+)", str(run))
+    return found.group(1) if found else ""

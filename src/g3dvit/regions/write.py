@@ -1,0 +1,55 @@
+"""Tables of regions to files: a folder of their own, or into the folder of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from g3dvit.errors import OutputError
+from g3dvit.folders import note_files, output_folder
+from g3dvit.regions.job import RegionReport
+from g3dvit.saved_runs import TABLES, save_parcellation, save_table
+from g3dvit.shown import ResultTable
+
+COURSES = "timecourses"
+
+
+def write_regions(report: RegionReport, folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Write tables to a folder of their own, with a JSON beside each that explains its columns.
+
+    Raises
+    ------
+    OutputError
+        If the folder exists and `overwrite` is False, or cannot be written.
+    """
+    with output_folder(folder, overwrite=overwrite) as part:
+        _save(report.tables, part, TABLES)
+        _save(report.courses, part, COURSES)
+    return Path(folder)
+
+
+def add_to_run(report: RegionReport, folder: str | Path, *, overwrite: bool = False) -> list[Path]:
+    """Write tables into the folder of a run, so that `g3dvit report` shows them.
+
+    The atlas goes there too: the page then names the region at its crosshair. Time courses lie
+    in ``timecourses``; they are too long for a page.
+
+    Raises
+    ------
+    OutputError
+        If a table of the same name is there and `overwrite` is False.
+    """
+    folder = Path(folder)
+    wanted = [(TABLES, t) for t in report.tables] + [(COURSES, t) for t in report.courses]
+    there = [folder / where / f"{table.name}.tsv" for where, table in wanted]
+    found = next((path for path in there if path.exists()), None)
+    if found is not None and not overwrite:
+        raise OutputError(f"{found} exists; replace the tables of regions with --overwrite")
+    written = _save(report.tables, folder, TABLES) + _save(report.courses, folder, COURSES)
+    atlas = save_parcellation(report.atlas, folder)
+    note_files(folder, [*written, *(p.with_suffix(".json") for p in written), atlas])
+    return written
+
+
+def _save(tables: Sequence[ResultTable], folder: Path, where: str) -> list[Path]:
+    return [save_table(table, folder, where) for table in tables]
