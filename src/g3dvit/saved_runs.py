@@ -100,9 +100,13 @@ def save_table(table: ResultTable, folder: Path, where: str = TABLES) -> Path:
     path = folder / where / f"{table.name}.tsv"
     about = {"title": table.title, "section": table.section, "note": table.note}
     text = json.dumps({**about, "columns": dict(table.columns or {})}, indent=2, ensure_ascii=False)
-    write_whole(path, lambda part: table.frame.to_csv(part, sep="\t", index=False, na_rep="n/a"))
+    write_whole(path, lambda part: _write_frame(table.frame, part))
     write_text(path.with_suffix(".json"), text + "\n")
     return path
+
+
+def _write_frame(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
 
 
 def save_parcellation(parcellation: Parcellation, folder: Path) -> Path:

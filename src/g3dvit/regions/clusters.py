@@ -160,7 +160,7 @@ def _patch_of(relevance: RelevanceMap, at: tuple[np.intp, ...]) -> NDArray[np.bo
 def _composition(weights: RegionWeights, voxels: NDArray[np.bool_], *, most: int) -> str:
     """Return names with shares of the volume, such as ``"Precentral_L 62 %"``."""
     held = np.asarray(weights.inside_mm3 @ voxels.ravel().astype(np.float64))
-    share = held / (voxels.sum() * weights.grid.voxel_volume_mm3)
+    share = np.minimum(held / (voxels.sum() * weights.grid.voxel_volume_mm3), 1)
     order = np.argsort(-share, kind="stable")[:most]
     named = [(weights.names[n], share[n]) for n in order if share[n] >= _LEAST_NAMED]
     return "; ".join(f"{name} {100 * part:.0f} %" for name, part in named)

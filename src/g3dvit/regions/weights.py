@@ -1,8 +1,8 @@
 """How much of every region lies in every voxel (or patch) of a map, in mm3.
 
 A map of patches is coarser than an atlas: a patch holds parts of many regions. The finer of the two
-grids is gone through by eighths of voxels, and each is looked up in the coarser one by its place
-in mm. A region's value is then the mean over its volume of the patches that it lies in, as
+grids is gone through by parts of voxels, and each is looked up in the coarser one by its place in
+mm. A region's value is then the mean over its volume of the patches that it lies in, as
 they are, without interpolation.
 """
 
@@ -20,9 +20,10 @@ from g3dvit.errors import GridError
 from g3dvit.grids import ImageGrid
 from g3dvit.shown import Parcellation
 
-#: Middles of the eighths of a voxel. A voxel whose middle lies on the border of two patches is
-#: shared between them, whichever way the file is stored.
-_EIGHTHS = np.array(list(product((-0.25, 0.25), repeat=3)))
+#: Voxels are divided along each axis: one whose middle lies on the border of two patches is shared
+#: between them, whichever way the file is stored.
+_FEWEST_PARTS, _MOST_PARTS = 2, 8
+_PARTS_PER_PATCH = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +85,9 @@ def region_weights(atlas: Parcellation, grid: ImageGrid) -> RegionWeights:
     fine_atlas = atlas.grid.voxel_volume_mm3 <= grid.voxel_volume_mm3
     at = np.argwhere(labels > 0) if fine_atlas else np.argwhere(np.ones(grid.shape, dtype=bool))
     inside = sparse.csr_matrix((len(numbers), int(np.prod(grid.shape))))
-    for corner in _EIGHTHS:
+    parts = _parts(atlas.grid, grid) if fine_atlas else _FEWEST_PARTS
+    middles = (np.arange(parts) + 0.5) / parts - 0.5
+    for corner in np.array(list(product(middles, repeat=3))):
         if fine_atlas:
             found = _voxel_of(grid, atlas.grid.vox2world(at + corner))
             held, unit = found >= 0, atlas.grid.voxel_volume_mm3
@@ -94,7 +97,7 @@ def region_weights(atlas: Parcellation, grid: ImageGrid) -> RegionWeights:
             number = np.where(found >= 0, labels.ravel()[np.maximum(found, 0)], 0)
             held, unit = number > 0, grid.voxel_volume_mm3
             rows, columns = place[number[held]], np.flatnonzero(held)
-        part = (np.full(len(rows), unit / len(_EIGHTHS)), (rows, columns))
+        part = (np.full(len(rows), unit / parts**3), (rows, columns))
         inside = inside + sparse.coo_matrix(part, shape=inside.shape).tocsr()
     if not inside.nnz:
         raise GridError(
@@ -104,6 +107,15 @@ def region_weights(atlas: Parcellation, grid: ImageGrid) -> RegionWeights:
     names = tuple(atlas.names[int(n)] for n in numbers)
     volumes = counts * atlas.grid.voxel_volume_mm3
     return RegionWeights(numbers, names, volumes.astype(np.float64), inside, grid)
+
+
+def _parts(fine: ImageGrid, coarse: ImageGrid) -> int:
+    """Return into how many parts to divide voxels, so that a patch holds 12 along each axis.
+
+    The number is even, so that no part has its middle where the voxel has its own.
+    """
+    wanted = _PARTS_PER_PATCH * fine.voxel_sizes.max() / coarse.voxel_sizes.min()
+    return int(np.clip(2 * np.ceil(wanted / 2), _FEWEST_PARTS, _MOST_PARTS))
 
 
 def _voxel_of(grid: ImageGrid, points: NDArray[np.float64]) -> NDArray[np.intp]:

