@@ -31,6 +31,7 @@ COMMANDS = (
     "report",
     "regions",
     "evaluate",
+    "compare",
     "train",
     "benchmark",
 )

@@ -10,7 +10,14 @@ from __future__ import annotations
 from g3dvit.regions.atlases import FETCHED, PACKAGED, load_atlas, load_mask
 from g3dvit.regions.clusters import CLUSTER_COLUMNS, cluster_table, threshold_of
 from g3dvit.regions.job import ClusterOptions, RegionReport, regions_of_maps, regions_of_run
-from g3dvit.regions.tables import COLUMNS, RegionOptions, default_mask, region_means, region_table
+from g3dvit.regions.tables import (
+    COLUMNS,
+    RegionOptions,
+    coarse_blocks,
+    default_mask,
+    region_means,
+    region_table,
+)
 from g3dvit.regions.weights import RegionWeights, region_weights
 from g3dvit.regions.write import add_to_run, write_regions
 
@@ -25,6 +32,7 @@ __all__ = [
     "RegionWeights",
     "add_to_run",
     "cluster_table",
+    "coarse_blocks",
     "default_mask",
     "load_atlas",
     "load_mask",

@@ -274,10 +274,13 @@ class Blocks:
         Block of each voxel of the map, raveled; -1 outside the mask.
     coordinates_mm : (blocks, 3)
         Mean place of each block's voxels.
+    edge
+        Of a block, in voxels.
     """
 
     of_voxel: NDArray[np.intp]
     coordinates_mm: NDArray[np.float64]
+    edge: int
 
     def mean_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the mean over each block, (voxels,) to (blocks,)."""
@@ -307,4 +310,4 @@ def coarse_blocks(grid: ImageGrid, mask: NDArray[np.bool_], limit: int = MAX_POI
     places = grid.vox2world(at)
     count = np.bincount(number.ravel())
     centres = np.stack([np.bincount(number.ravel(), places[:, n]) / count for n in range(3)], 1)
-    return Blocks(of_voxel, centres)
+    return Blocks(of_voxel, centres, edge)

@@ -9,7 +9,6 @@ they are, without interpolation.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,8 @@ from scipy import sparse
 
 from g3dvit.errors import GridError
 from g3dvit.grids import ImageGrid
+from g3dvit.resampling import parts_of_voxels, voxel_of
 from g3dvit.shown import Parcellation
-
-#: Voxels are divided along each axis: one whose middle lies on the border of two patches is shared
-#: between them, whichever way the file is stored.
-_FEWEST_PARTS, _MOST_PARTS = 2, 8
-_PARTS_PER_PATCH = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,19 +80,21 @@ def region_weights(atlas: Parcellation, grid: ImageGrid) -> RegionWeights:
     fine_atlas = atlas.grid.voxel_volume_mm3 <= grid.voxel_volume_mm3
     at = np.argwhere(labels > 0) if fine_atlas else np.argwhere(np.ones(grid.shape, dtype=bool))
     inside = sparse.csr_matrix((len(numbers), int(np.prod(grid.shape))))
-    parts = _parts(atlas.grid, grid) if fine_atlas else _FEWEST_PARTS
-    middles = (np.arange(parts) + 0.5) / parts - 0.5
-    for corner in np.array(list(product(middles, repeat=3))):
+    if fine_atlas:
+        parts = parts_of_voxels(atlas.grid, grid)
+    else:
+        parts = parts_of_voxels(grid, atlas.grid, most=2)
+    for corner in parts:
         if fine_atlas:
-            found = _voxel_of(grid, atlas.grid.vox2world(at + corner))
+            found = voxel_of(grid, atlas.grid.vox2world(at + corner))
             held, unit = found >= 0, atlas.grid.voxel_volume_mm3
             rows, columns = place[labels[labels > 0]][held], found[held]
         else:
-            found = _voxel_of(atlas.grid, grid.vox2world(at + corner))
+            found = voxel_of(atlas.grid, grid.vox2world(at + corner))
             number = np.where(found >= 0, labels.ravel()[np.maximum(found, 0)], 0)
             held, unit = number > 0, grid.voxel_volume_mm3
             rows, columns = place[number[held]], np.flatnonzero(held)
-        part = (np.full(len(rows), unit / parts**3), (rows, columns))
+        part = (np.full(len(rows), unit / len(parts)), (rows, columns))
         inside = inside + sparse.coo_matrix(part, shape=inside.shape).tocsr()
     if not inside.nnz:
         raise GridError(
@@ -107,25 +104,6 @@ def region_weights(atlas: Parcellation, grid: ImageGrid) -> RegionWeights:
     names = tuple(atlas.names[int(n)] for n in numbers)
     volumes = counts * atlas.grid.voxel_volume_mm3
     return RegionWeights(numbers, names, volumes.astype(np.float64), inside, grid)
-
-
-def _parts(fine: ImageGrid, coarse: ImageGrid) -> int:
-    """Return into how many parts to divide voxels, so that a patch holds 12 along each axis.
-
-    The number is even, so that no part has its middle where the voxel has its own.
-    """
-    wanted = _PARTS_PER_PATCH * fine.voxel_sizes.max() / coarse.voxel_sizes.min()
-    return int(np.clip(2 * np.ceil(wanted / 2), _FEWEST_PARTS, _MOST_PARTS))
-
-
-def _voxel_of(grid: ImageGrid, points: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return the raveled index of the voxel that each point lies in; -1 outside the grid."""
-    at = np.floor(grid.world2vox(points) + 0.5 + 1e-6).astype(np.intp)
-    inside = ((at >= 0) & (at < np.array(grid.shape))).all(axis=1)
-    found = np.full(len(points), -1, dtype=np.intp)
-    i, j, k = at[inside].T
-    found[inside] = np.ravel_multi_index((i, j, k), grid.shape)
-    return found
 
 
 def _box(grid: ImageGrid) -> str:

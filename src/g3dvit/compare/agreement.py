@@ -1,0 +1,168 @@
+"""How much two maps agree, and how much two maps as smooth would agree by chance.
+
+Numbers in, numbers out: values at the same places. Relevance and a reference (a GLM, a
+meta-analysis, another model) answer different questions; agreement does not prove either right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from g3dvit.errors import InputError
+from g3dvit.surrogates import two_sided_p, variogram_surrogates
+
+#: What is compared: values with their sign, their positive part, or their size.
+Signs = Literal["signed", "positive", "absolute"]
+SHARES = (0.05, 0.1, 0.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Dice of the highest shares of two maps.
+
+    Parameters
+    ----------
+    share
+        Of the places that are taken from each map, 0 to 1.
+    dice
+        2 |both| / (|one| + |other|), 0 to 1.
+    expected
+        Mean over surrogates of the map.
+    p
+        Share of surrogates with at least this overlap (one-sided), counting the map itself.
+    """
+
+    share: float
+    dice: float
+    expected: float
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How much a map agrees with a reference.
+
+    Parameters
+    ----------
+    n_places
+        Where both have values.
+    pearson, spearman
+        Correlations over places, -1 to 1.
+    p_pearson, p_spearman
+        Two-sided, against surrogates of the map; NaN without surrogates.
+    n_surrogates
+        Random maps as smooth as the map; no p is below 1 / (1 + this).
+    overlaps
+        Dice at each share.
+    """
+
+    n_places: int
+    pearson: float
+    spearman: float
+    p_pearson: float
+    p_spearman: float
+    n_surrogates: int
+    overlaps: tuple[Overlap, ...]
+
+
+def agreement(
+    values: NDArray[np.float64],
+    reference: NDArray[np.float64],
+    coordinates_mm: NDArray[np.float64],
+    *,
+    shares: Sequence[float] = SHARES,
+    n_surrogates: int = 1000,
+    seed: int = 0,
+) -> Agreement:
+    """Return correlations and overlaps of two maps with spatial p-values.
+
+    Parameters
+    ----------
+    values, reference : (places,)
+        Finite, at the same places.
+    coordinates_mm : (places, 3)
+        Where.
+    shares
+        Of places that count as high, each above 0 and below 1.
+    n_surrogates
+        0 for none.
+    seed
+        Of the surrogates.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than 20 places, or one of the maps is the same everywhere.
+
+    References
+    ----------
+    Burt et al. 2020, https://doi.org/10.1016/j.neuroimage.2020.117038
+    """
+    if values.shape != reference.shape or len(values) < 20:
+        raise InputError(
+            f"maps are compared at the same places, at least 20; there are {len(values)} and "
+            f"{len(reference)}"
+        )
+    if np.ptp(values) == 0 or np.ptp(reference) == 0:
+        raise InputError("one of the two maps has the same value everywhere; nothing to compare")
+    if any(not 0 < share < 1 for share in shares):
+        raise InputError(f"shares are above 0 and below 1, were given {tuple(shares)}")
+    null = np.empty((0, len(values)))
+    if n_surrogates:
+        null = variogram_surrogates(values, coordinates_mm, n_surrogates=n_surrogates, seed=seed)
+    every = np.concatenate([values[None], null])
+    pearson = _correlations(every, reference)
+    spearman = _correlations(rankdata(every, axis=1), rankdata(reference))
+    return Agreement(
+        n_places=len(values),
+        pearson=float(pearson[0]),
+        spearman=float(spearman[0]),
+        p_pearson=_p(pearson),
+        p_spearman=_p(spearman),
+        n_surrogates=len(null),
+        overlaps=tuple(_overlap(every, reference, share) for share in shares),
+    )
+
+
+def with_signs(values: NDArray[np.float64], signs: Signs) -> NDArray[np.float64]:
+    """Return what is compared of values."""
+    if signs not in get_args(Signs):
+        raise InputError(f"`signs` is {', '.join(get_args(Signs))}, was given {signs!r}")
+    if signs == "positive":
+        return np.maximum(values, 0)
+    return np.abs(values) if signs == "absolute" else values
+
+
+def highest(values: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
+    """Return which places hold the highest share, (..., places); at least one."""
+    count = max(1, round(share * values.shape[-1]))
+    order = np.argsort(-values, axis=-1, kind="stable")[..., :count]
+    found = np.zeros(values.shape, dtype=bool)
+    np.put_along_axis(found, order, np.True_, axis=-1)
+    return found
+
+
+def _overlap(every: NDArray[np.float64], reference: NDArray[np.float64], share: float) -> Overlap:
+    top, other = highest(every, share), highest(reference, share)
+    dice = (top & other).sum(axis=1) / other.sum()  # both are of one size
+    null = dice[1:]
+    expected = float(null.mean()) if len(null) else float("nan")
+    p = float((1 + (null >= dice[0] - 1e-12).sum()) / (1 + len(null))) if len(null) else np.nan
+    return Overlap(share, float(dice[0]), expected, p)
+
+
+def _correlations(maps: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    a = maps - maps.mean(axis=1, keepdims=True)
+    b = reference - reference.mean()
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b)
+    return np.asarray(a @ b / np.maximum(norms, 1e-300))
+
+
+def _p(found: NDArray[np.float64]) -> float:
+    return two_sided_p(float(found[0]), found[1:]) if len(found) > 1 else float("nan")

@@ -1,0 +1,108 @@
+"""What is compared: one map from a file, or every class mean of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from g3dvit.compare.job import CompareOptions, Comparison, compare_files, load_reference
+from g3dvit.errors import InputError
+from g3dvit.grids import ImageGrid
+from g3dvit.maps import RelevanceMap
+from g3dvit.saved_runs import load_run
+from g3dvit.shown import Background
+from g3dvit.sidecars import stem
+
+Progress = Callable[[int, int, str], None]
+Mask = tuple[NDArray[np.bool_], ImageGrid]
+
+
+def compare_one(
+    path: str | Path,
+    references: Sequence[str | Path],
+    *,
+    mask: Mask | None = None,
+    options: CompareOptions | None = None,
+) -> list[Comparison]:
+    """Compare a map from a file with each reference."""
+    relevance = RelevanceMap.load(path)
+    name = stem(Path(path))
+    return [compare_files(relevance, r, name=name, mask=mask, options=options) for r in references]
+
+
+def compare_folder(
+    folder: str | Path,
+    references: Sequence[str | Path],
+    *,
+    methods: Sequence[str] = (),
+    mask: Mask | None = None,
+    options: CompareOptions | None = None,
+    progress: Progress | None = None,
+) -> list[Comparison]:
+    """Compare every class mean of a run with each reference.
+
+    Parameters
+    ----------
+    folder
+        What ``g3dvit explain -o`` wrote.
+    references
+        Files.
+    methods
+        Names; all of the run unless given.
+    mask, options
+        As in `g3dvit.compare.compare_maps`.
+    progress
+        Called with what is done, of how much, and what is going on.
+
+    Raises
+    ------
+    InputError
+        If the run has no maps of a method, or no class means.
+    """
+    for reference in references:
+        load_reference(reference)  # before any work: a file that is none is told at once
+    result = load_run(folder)
+    known = [maps.method for maps in result.maps]
+    for name in methods:
+        if name not in known:
+            raise InputError(
+                f"the run has no maps of {name!r}; it has {', '.join(dict.fromkeys(known))}"
+            )
+    means = [
+        (maps, mean)
+        for maps in result.maps
+        for mean in maps.class_means
+        if mean.key.which != "error" and (not methods or maps.method in methods)
+    ]
+    if not means:
+        raise InputError(f"{folder} holds no class mean to compare")
+    work = [(maps, mean, reference) for maps, mean in means for reference in references]
+    found = []
+    for number, (maps, mean, reference) in enumerate(work):
+        name = f"{maps.label}, {mean.key.group}"
+        if progress is not None:
+            progress(number, len(work), name)
+        # The space of a run stands beside its means, not in each.
+        one = replace(mean.patch, metadata={"space": result.space, **mean.patch.metadata})
+        found.append(compare_files(one, reference, name=name, mask=mask, options=options))
+    return found
+
+
+def background_of(source: str | Path, comparison: Comparison) -> Background:
+    """Return a picture to draw maps on: the run's, a template, or the reference itself."""
+    if Path(source).is_dir():
+        return load_run(source).background
+    space = str(comparison.relevance.metadata.get("space") or "")
+    if space.upper().startswith("MNI"):
+        from nilearn.datasets import load_mni152_template
+
+        image = load_mni152_template(resolution=2)
+        i, j, k = image.shape
+        data = np.asarray(image.dataobj, dtype=np.float32)
+        return Background(data, ImageGrid((i, j, k), image.affine), "MNI152 template")
+    values = np.nan_to_num(comparison.reference).astype(np.float32)
+    return Background(np.abs(values), comparison.relevance.grid, "the reference itself")

@@ -1,0 +1,253 @@
+"""Maps against outside evidence: numbers against scipy, places by the affine, chance."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.stats import pearsonr, spearmanr
+
+from fake_run import SMALL, fake_run, flat_background
+from g3dvit.cli import main
+from g3dvit.compare import CompareOptions, agreement, compare_maps, disagreements, load_reference
+from g3dvit.compare.agreement import highest, with_signs
+from g3dvit.errors import GridError, ImageError, InputError
+from g3dvit.folders import output_folder
+from g3dvit.grids import ImageGrid
+from g3dvit.maps import RelevanceMap
+from g3dvit.outputs import write_run
+from g3dvit.resampling import average_array
+
+SHAPE = (8, 9, 7)
+GRID = ImageGrid(
+    SHAPE, np.array([[15.0, 0, 0, -52], [0, 14, 0, -60], [0, 0, 16, -40], [0, 0, 0, 1]])
+)
+NO_P = CompareOptions(n_surrogates=0)
+
+
+def smooth(seed: int, sigma: float = 1.2) -> np.ndarray:
+    wide = np.random.default_rng(seed).standard_normal([n + 12 for n in SHAPE])
+    return gaussian_filter(wide, sigma)[6:-6, 6:-6, 6:-6]
+
+
+def relevance(seed: int = 0) -> RelevanceMap:
+    return RelevanceMap(smooth(seed).astype(np.float32), GRID, {"units": "log-odds"})
+
+
+def reference_on(kind: str) -> tuple[np.ndarray, ImageGrid]:
+    """A function of the place alone, on 5 mm voxels stored in several ways."""
+    affine = np.diag([5.0, 5.0, 5.0, 1.0])
+    affine[:3, 3] = [-60, -69, -49]
+    shape = (28, 30, 26)
+    if kind == "LAS":
+        flip = np.diag([-1.0, 1, 1, 1])
+        flip[0, 3] = shape[0] - 1
+        affine = affine @ flip
+    if kind == "permuted":
+        affine, shape = affine[:, [2, 0, 1, 3]], (26, 28, 30)
+    grid = ImageGrid(shape, affine)
+    x, y, z = np.moveaxis(grid.vox2world(np.moveaxis(np.indices(shape), 0, -1)), -1, 0)
+    return np.sin(x / 14 + 0.4) + np.cos(y / 17) + 0.02 * z, grid
+
+
+def test_numbers_equal_scipys() -> None:
+    one, other = smooth(0).ravel(), smooth(1).ravel() + 0.5 * smooth(0).ravel()
+    points = GRID.vox2world(np.argwhere(np.ones(SHAPE, bool)))
+    found = agreement(one, other, points, n_surrogates=0)
+    assert found.pearson == pytest.approx(pearsonr(one, other).statistic)
+    assert found.spearman == pytest.approx(spearmanr(one, other).statistic)
+    assert np.isnan(found.p_pearson) and found.n_places == one.size
+    for overlap in found.overlaps:
+        k = round(overlap.share * one.size)
+        a, b = set(np.argsort(one)[-k:]), set(np.argsort(other)[-k:])
+        assert overlap.dice == pytest.approx(2 * len(a & b) / (len(a) + len(b)))
+
+
+def test_means_over_patches_equal_a_loop() -> None:
+    values, grid = reference_on("RAS")
+    found = average_array(values, grid, GRID)
+    sums, counts = np.zeros(SHAPE), np.zeros(SHAPE)
+    for shift in np.ndindex(4, 4, 4):
+        part = (np.array(shift) + 0.5) / 4 - 0.5
+        at = np.rint(GRID.world2vox(grid.vox2world(np.argwhere(values == values) + part)))
+        held = ((at >= 0) & (at < SHAPE)).all(axis=1)
+        where = tuple(at[held].astype(int).T)
+        np.add.at(sums, where, values.ravel()[held])
+        np.add.at(counts, where, 1)
+    inside = counts / 64 * 125 > 0.6 * 15 * 14 * 16
+    # The loop divides voxels into quarters, the function as finely as it finds right.
+    np.testing.assert_allclose(
+        found[inside], (sums / np.maximum(counts, 1))[inside], atol=0.12
+    )  # of values that range over 4
+    assert inside.sum() > 200
+
+
+@pytest.mark.parametrize("kind", ["LAS", "permuted"])
+def test_how_a_reference_is_stored_does_not_matter(kind: str) -> None:
+    one = relevance()
+    a = compare_maps(one, *reference_on("RAS"), options=NO_P)
+    b = compare_maps(one, *reference_on(kind), options=NO_P)
+    assert a.found == b.found or a.found.spearman == pytest.approx(b.found.spearman, abs=1e-6)
+    np.testing.assert_allclose(a.reference, b.reference, atol=1e-6)
+    flipped = RelevanceMap(
+        one.data[::-1],
+        ImageGrid(SHAPE, GRID.affine @ np.array(
+            [[-1, 0, 0, SHAPE[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+        )),
+    )  # fmt: skip
+    c = compare_maps(flipped, *reference_on("RAS"), options=NO_P)
+    assert c.found.spearman == pytest.approx(a.found.spearman, abs=1e-6)
+
+
+def test_a_swap_of_left_and_right_is_told() -> None:
+    values, grid = reference_on("RAS")
+    own = np.nan_to_num(average_array(values, grid, GRID))
+    one = RelevanceMap((own + 1e-3).astype(np.float32), GRID)
+    assert compare_maps(one, values, grid, options=NO_P).warnings == ()
+    swapped = ImageGrid(grid.shape, np.diag([-1.0, 1, 1, 1]) @ grid.affine)
+    found = compare_maps(one, values, swapped, options=NO_P)
+    assert "left and right may be swapped" in found.warnings[0]
+    assert found.mirrored > 0.9
+
+
+def test_what_has_nothing_in_common_is_rarely_called_alike() -> None:
+    points = GRID.vox2world(np.argwhere(np.ones(SHAPE, bool)))
+    low = 0
+    for study in range(30):
+        one, other = smooth(100 + study).ravel(), smooth(500 + study).ravel()
+        low += agreement(one, other, points, n_surrogates=99, seed=study).p_spearman < 0.05
+    assert low <= 6  # of 30 at .05; more than 6 with probability 5e-4
+    alike = agreement(one, one + 0.1 * other, points, n_surrogates=99)
+    assert alike.p_spearman == alike.p_pearson == pytest.approx(0.01)
+    assert alike.overlaps[1].dice > 0.8 > 2 * alike.overlaps[1].expected
+    assert alike.overlaps[1].p <= 0.02
+
+
+def test_signs() -> None:
+    values = np.array([-2.0, 0.5, 1.0])
+    assert list(with_signs(values, "positive")) == [0, 0.5, 1]
+    assert list(with_signs(values, "absolute")) == [2, 0.5, 1]
+    assert list(highest(values, 0.34)) == [False, False, True]
+    with pytest.raises(InputError, match="signed, positive, absolute"):
+        with_signs(values, "all")  # type: ignore[arg-type]
+    one = relevance()
+    negative = -np.asarray(one.data, dtype=np.float64)
+    signed = compare_maps(one, negative, GRID, options=NO_P).found
+    absolute = compare_maps(one, negative, GRID, options=CompareOptions("absolute", n_surrogates=0))
+    assert signed.spearman == pytest.approx(-1) and absolute.found.spearman == pytest.approx(1)
+
+
+def test_places_that_differ_are_listed_both_ways() -> None:
+    one = relevance(2)
+    reference = smooth(3)
+    found = compare_maps(one, reference, GRID, options=NO_P)
+    frame = disagreements(found, share=0.05)
+    k = round(0.05 * one.data.size)
+    top = set(np.argsort(one.data.ravel())[-k:]) - set(np.argsort(reference.ravel())[-k:])
+    mine = frame[frame["where"] == "map only"]
+    assert len(mine) == min(10, len(top))
+    first = mine.iloc[0]
+    at = np.rint(GRID.world2vox(first[["x_mm", "y_mm", "z_mm"]].to_numpy(float))).astype(int)
+    assert one.data[tuple(at)] == pytest.approx(first["map"])
+    assert np.ravel_multi_index(tuple(at), SHAPE) in top
+    assert reference[tuple(at)] == pytest.approx(first["reference_value"])
+
+
+def test_a_fine_map_is_compared_at_its_own_resolution() -> None:
+    coarse = relevance()
+    fine = coarse.to_grid(
+        ImageGrid((40, 42, 37), np.array(
+            [[3.0, 0, 0, -58], [0, 3, 0, -65.5], [0, 0, 3, -46.5], [0, 0, 0, 1]]
+        ))
+    )  # fmt: skip
+    found = compare_maps(fine, *reference_on("RAS"), options=NO_P)
+    assert found.relevance.grid.voxel_sizes.min() >= 14
+    assert found.found.n_places <= 8 * 9 * 8
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+    values, grid = reference_on("RAS")
+    far = ImageGrid(grid.shape, grid.affine + np.array([[0, 0, 0, 900]] * 3 + [[0] * 4]))
+    with pytest.raises(GridError, match="same space"):
+        compare_maps(relevance(), values, far, options=NO_P)
+    path = tmp_path / "same.nii.gz"
+    nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.eye(4)).to_filename(path)
+    with pytest.raises(ImageError, match="is no reference"):
+        load_reference(path)
+    points = np.random.default_rng(0).random((30, 3))
+    with pytest.raises(InputError, match="same value everywhere"):
+        agreement(np.ones(30), np.arange(30.0), points)
+    with pytest.raises(InputError, match="above 0 and below 1"):
+        agreement(np.arange(30.0), np.arange(30.0), points, shares=(1.5,), n_surrogates=0)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "maps"
+    run = fake_run(patches=SMALL, n_volumes=20, background=flat_background(SMALL.volume))
+    with output_folder(folder) as part:
+        write_run(run, part)
+    return folder
+
+
+def test_the_command_compares_a_run_and_the_page_shows_it(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mean = next((run_folder / "class_means").glob("*class-right*res-voxel_desc-frozengate*.nii.gz"))
+    image = nib.load(mean)
+    zmap = tmp_path / "space-T1w_zmap.nii.gz"
+    nib.Nifti1Image(10 * np.asarray(image.dataobj), image.affine).to_filename(zmap)
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    (evaluation / "evaluation.json").write_text('{"generator": {"name": "g3dvit"}}')
+    (evaluation / "evaluation.tsv").write_text(
+        "map\tsrg\trelative_srg\nfrozen_gate\t3.5\t0.9\ntoken_gradcam\t1\tn/a\n"
+    )
+    call = ["compare", str(run_folder), str(zmap), "--surrogates", "39"]
+    assert main([*call, "--evaluation", str(evaluation)]) == 0
+    said = capsys.readouterr()
+    assert "nothing is warped" in said.err
+    table = pd.read_csv(run_folder / "tables" / "compare.tsv", sep="\t").set_index("map")
+    best = table["spearman"].idxmax()
+    assert "right" in best and "frozen" in best and table["dice_5"][best] > 0.2
+    frozen = table[[("frozen" in name) for name in table.index]]
+    assert (frozen["srg"] == 3.5).all() and (frozen["relative_srg"] == 0.9).all()
+    about = json.loads((run_folder / "tables" / "compare.json").read_text())
+    assert set(about["columns"]) == {*table.columns, "map"} and about["section"] == "comparison"
+    svg = (run_folder / "figures" / "compare-1.svg").read_text()
+    assert "Spearman" in svg and str(tmp_path) not in svg
+    assert main(call) == 1 and "--overwrite" in capsys.readouterr().err
+    assert main([*call, "--overwrite"]) == 0
+    capsys.readouterr()
+    assert main(["report", str(run_folder)]) == 0
+    assert "Agreement with outside evidence" in (run_folder / "report.html").read_text()
+    out = tmp_path / "one"
+    single = ["compare", str(mean), str(zmap), "-o", str(out), "--surrogates", "0"]
+    assert main(single) == 0 and (out / "tables" / "compare-places.tsv").exists()
+    assert main(["compare", str(mean), str(zmap)]) == 1
+    assert "-o DIR" in capsys.readouterr().err
+
+
+@pytest.mark.real_data
+def test_a_real_z_map_agrees_with_itself_and_less_with_its_mirror_image() -> None:
+    folder = os.environ.get("G3DVIT_TEST_DATA")
+    if not folder:
+        pytest.skip("G3DVIT_TEST_DATA names no folder")
+    path = next(Path(folder).rglob("zmap_stim-gt-rest.nii.gz"))
+    values, grid = load_reference(path)
+    i, j, k = (np.array(grid.shape) // 4).tolist()
+    affine = grid.affine @ np.diag([4.0, 4, 4, 1])
+    affine[:3, 3] = grid.vox2world([1.5, 1.5, 1.5])
+    patches = ImageGrid((i, j, k), affine)
+    one = RelevanceMap(
+        np.nan_to_num(average_array(values, grid, patches)).astype(np.float32), patches
+    )
+    found = compare_maps(one, values, grid, options=CompareOptions(n_surrogates=99))
+    assert found.found.spearman > 0.99 and found.found.p_spearman == pytest.approx(0.01)
+    assert found.mirrored < found.found.spearman
