@@ -13,9 +13,10 @@ from g3dvit.compare.job import (
     Comparison,
     compare_files,
     compare_maps,
+    compare_reference,
     disagreements,
-    load_reference,
 )
+from g3dvit.compare.places import Reference, load_reference, open_reference
 from g3dvit.compare.write import add_to_run, agreement_table, tables_of, write_comparison
 
 __all__ = [
@@ -24,15 +25,18 @@ __all__ = [
     "CompareOptions",
     "Comparison",
     "Overlap",
+    "Reference",
     "Signs",
     "add_to_run",
     "agreement",
     "agreement_table",
     "compare_files",
     "compare_maps",
+    "compare_reference",
     "comparison_with_reference",
     "disagreements",
     "load_reference",
+    "open_reference",
     "tables_of",
     "write_comparison",
 ]

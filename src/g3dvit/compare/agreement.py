@@ -31,7 +31,7 @@ class Overlap:
     share
         Of the places that are taken from each map, 0 to 1.
     dice
-        2 |both| / (|one| + |other|), 0 to 1.
+        2 |both| / (|one| + |other|), 0 to 1; the mean over ways to break ties.
     expected
         Mean over surrogates of the map.
     p
@@ -109,6 +109,8 @@ def agreement(
             f"maps are compared at the same places, at least 20; there are {len(values)} and "
             f"{len(reference)}"
         )
+    if not (np.isfinite(values).all() and np.isfinite(reference).all()):
+        raise InputError("values that are no numbers cannot be compared; leave out their places")
     if np.ptp(values) == 0 or np.ptp(reference) == 0:
         raise InputError("one of the two maps has the same value everywhere; nothing to compare")
     if any(not 0 < share < 1 for share in shares):
@@ -118,13 +120,13 @@ def agreement(
         null = variogram_surrogates(values, coordinates_mm, n_surrogates=n_surrogates, seed=seed)
     every = np.concatenate([values[None], null])
     pearson = _correlations(every, reference)
-    spearman = _correlations(rankdata(every, axis=1), rankdata(reference))
+    ranked = _correlations(rankdata(every, axis=1), rankdata(reference))
     return Agreement(
         n_places=len(values),
         pearson=float(pearson[0]),
-        spearman=float(spearman[0]),
+        spearman=float(ranked[0]),
         p_pearson=_p(pearson),
-        p_spearman=_p(spearman),
+        p_spearman=_p(ranked),
         n_surrogates=len(null),
         overlaps=tuple(_overlap(every, reference, share) for share in shares),
     )
@@ -139,18 +141,34 @@ def with_signs(values: NDArray[np.float64], signs: Signs) -> NDArray[np.float64]
     return np.abs(values) if signs == "absolute" else values
 
 
+def spearman(values: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    """Return the rank correlation of two maps that are not the same everywhere."""
+    return float(_correlations(rankdata(values)[None], rankdata(reference))[0])
+
+
 def highest(values: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
-    """Return which places hold the highest share, (..., places); at least one."""
+    """Return which places surely belong to the highest share, (..., places).
+
+    Where places are tied across the border (as the 0 of a thresholded map), none of them does.
+    """
+    return np.asarray(_membership(values, share) > 1 - 1e-9)
+
+
+def _membership(values: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """Return how far each place belongs to the highest share: tied places share what is left.
+
+    Were ties broken by the order in the file, two thresholded maps would agree in their zeros.
+    """
     count = max(1, round(share * values.shape[-1]))
-    order = np.argsort(-values, axis=-1, kind="stable")[..., :count]
-    found = np.zeros(values.shape, dtype=bool)
-    np.put_along_axis(found, order, np.True_, axis=-1)
-    return found
+    last = -np.partition(-values, count - 1, axis=-1)[..., count - 1 : count]
+    above, tied = values > last, values == last
+    left = count - above.sum(axis=-1, keepdims=True)
+    return np.asarray(above + tied * (left / tied.sum(axis=-1, keepdims=True)))
 
 
 def _overlap(every: NDArray[np.float64], reference: NDArray[np.float64], share: float) -> Overlap:
-    top, other = highest(every, share), highest(reference, share)
-    dice = (top & other).sum(axis=1) / other.sum()  # both are of one size
+    top, other = _membership(every, share), _membership(reference, share)
+    dice = (top * other).sum(axis=1) / other.sum()  # both are of one size
     null = dice[1:]
     expected = float(null.mean()) if len(null) else float("nan")
     p = float((1 + (null >= dice[0] - 1e-12).sum()) / (1 + len(null))) if len(null) else np.nan

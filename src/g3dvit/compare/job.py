@@ -1,7 +1,7 @@
 """Maps against outside evidence: from files to numbers, and tables of where they differ.
 
-The reference is averaged over the patches of the map: the coarser of the two decides, nothing is
-interpolated up. Places are compared by the affines.
+The coarser of the two decides the resolution, and nothing is interpolated up; `places` says where
+maps are compared.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from g3dvit.compare.agreement import (
     Signs,
     agreement,
     highest,
+    spearman,
     with_signs,
 )
-from g3dvit.errors import GridError, ImageError, InputError
+from g3dvit.compare.places import Ground, Mask, Reference, common_ground, open_reference
+from g3dvit.errors import GridError, InputError
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
-from g3dvit.nifti import read_nifti
-from g3dvit.regions import RegionWeights, coarse_blocks, region_weights
-from g3dvit.resampling import average_array
+from g3dvit.regions import RegionWeights, region_weights
+from g3dvit.regions.job import space_of
 from g3dvit.shown import Parcellation
-from g3dvit.sidecars import space_entity, stem
 
-#: A mirrored reference that agrees by this much more says that left and right may be swapped.
-_SUSPICIOUS = 0.2
+#: A mirrored reference that agrees this well, and by this much better than as it is, says that
+#: left and right may be swapped.
+_ALIKE, _SUSPICIOUS = 0.3, 0.2
+_FEWEST = 20
 _MOST_PLACES = 10
 #: What the columns of `disagreements` mean.
 PLACE_COLUMNS = {
@@ -90,6 +92,8 @@ class Comparison:
         Sentences that a reader must see.
     options
         How it was compared.
+    rule
+        Where it was compared, in words.
     """
 
     name: str
@@ -101,6 +105,7 @@ class Comparison:
     mirrored: float
     warnings: tuple[str, ...]
     options: CompareOptions
+    rule: str = "where both maps are not 0"
 
     @property
     def values(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -112,34 +117,13 @@ class Comparison:
         )
 
 
-def load_reference(path: str | Path) -> tuple[NDArray[np.float64], ImageGrid]:
-    """Return a 3D image and where it lies; values that are no numbers become 0.
-
-    Raises
-    ------
-    ImageError
-        If it is no 3D image, or has the same value everywhere.
-    """
-    image = read_nifti(Path(path))
-    values = np.nan_to_num(np.asarray(image.dataobj, dtype=np.float64), posinf=0, neginf=0)
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    if values.ndim != 3 or np.ptp(values) == 0:
-        raise ImageError(
-            f"{path} is no reference: it is one 3D image with different values (a z map, a "
-            f"meta-analysis, another map); this has shape {values.shape}"
-        )
-    i, j, k = values.shape
-    return values, ImageGrid((i, j, k), image.affine)
-
-
 def compare_maps(
     relevance: RelevanceMap,
     reference: NDArray[np.float64],
     grid: ImageGrid,
     *,
     names: tuple[str, str] = ("map", "reference"),
-    mask: tuple[NDArray[np.bool_], ImageGrid] | None = None,
+    mask: Mask | None = None,
     options: CompareOptions | None = None,
 ) -> Comparison:
     """Compare a map with a reference, patch by patch.
@@ -155,7 +139,8 @@ def compare_maps(
     names
         Of map and reference, for tables.
     mask : (i, j, k) and its grid
-        Where to compare; by default where both are not 0.
+        Where to compare; by default the template's brain where the map's space is a template's,
+        else where both are not 0.
     options
         How.
 
@@ -170,53 +155,90 @@ def compare_maps(
     InputError
         If one of them is the same everywhere.
     """
+    given = Reference(names[1], np.nan_to_num(reference), grid)
+    return compare_reference(relevance, given, name=names[0], mask=mask, options=options)
+
+
+def compare_reference(
+    relevance: RelevanceMap,
+    reference: Reference,
+    *,
+    name: str,
+    mask: Mask | None = None,
+    options: CompareOptions | None = None,
+) -> Comparison:
+    """Compare a map with an opened reference; as `compare_maps`.
+
+    Spaces that both name and that differ draw a warning.
+    """
     options = options or CompareOptions()
     one = relevance
     if one.data.ndim == 4:
         one = replace(one, data=one.data.mean(axis=3), companions={}, t_r=None)
-    one = _as_coarse_as_patches(one)
-    brought = average_array(reference, grid, one.grid)
-    mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
-    swapped = average_array(reference, ImageGrid(grid.shape, mirror @ grid.affine), one.grid)
-    places = np.isfinite(brought) & (one.data != 0)
-    if mask is None:
-        places &= brought != 0
-    else:
-        inside = average_array(mask[0].astype(np.float64), mask[1], one.grid)
-        places &= np.nan_to_num(inside) >= 0.5
-    if places.sum() < 20:
+    space = space_of(one.metadata)
+    ground = common_ground(one, reference, mask, space)
+    places = ground.places
+    if places.sum() < _FEWEST:
         raise GridError(
-            f"{names[0]} and {names[1]} have {int(places.sum())} places in common, at least 20 are "
-            "needed; are they in the same space?"
+            f"{name} and {reference.name} have {int(places.sum())} places in common, at least "
+            f"{_FEWEST} are needed ({ground.rule}); are they in the same space, and fine enough?"
         )
-    points = one.grid.vox2world(np.argwhere(places))
-    values = with_signs(np.asarray(one.data, dtype=np.float64)[places], options.signs)
-    others = with_signs(brought[places], options.signs)
+    values = np.asarray(ground.relevance.data, dtype=np.float64)
     found = agreement(
-        values,
-        others,
-        points,
+        with_signs(values[places], options.signs),
+        with_signs(ground.reference[places], options.signs),
+        ground.relevance.grid.vox2world(np.argwhere(places)),
         shares=options.shares,
         n_surrogates=options.n_surrogates,
         seed=options.seed,
     )
-    mirrored = float("nan")
-    both = places & np.isfinite(swapped)
-    if both.sum() >= 20 and np.ptp(swapped[both]):
-        mirrored = agreement(
-            with_signs(np.asarray(one.data, dtype=np.float64)[both], options.signs),
-            with_signs(swapped[both], options.signs),
-            one.grid.vox2world(np.argwhere(both)),
-            shares=options.shares,
-            n_surrogates=0,
-        ).spearman
-    warnings = []
-    if mirrored > found.spearman + _SUSPICIOUS:
+    mirrored = _mirrored(ground, reference, space, options)
+    warnings = list(ground.warnings)
+    if mirrored > max(_ALIKE, abs(found.spearman) + _SUSPICIOUS):
         warnings.append(
-            f"{names[1]} agrees better when mirrored ({mirrored:.2f}, as it is "
+            f"{reference.name} agrees better when mirrored ({mirrored:.2f}, as it is "
             f"{found.spearman:.2f}): left and right may be swapped in one of the two"
         )
-    return Comparison(*names, one, brought, places, found, mirrored, tuple(warnings), options)
+    if space and reference.space and space != reference.space:
+        warnings.append(
+            f"the map is in the space {space!r}, {reference.name} in {reference.space!r}; nothing "
+            "is warped from one to the other"
+        )
+    return Comparison(
+        name,
+        reference.name,
+        ground.relevance,
+        ground.reference,
+        places,
+        found,
+        mirrored,
+        tuple(warnings),
+        options,
+        ground.rule,
+    )
+
+
+def _mirrored(
+    ground: Ground, reference: Reference, space: str | None, options: CompareOptions
+) -> float:
+    """Return the best rank correlation with the reference mirrored left to right.
+
+    A template's midline is x = 0; in another space the middle of what was compared is tried too.
+    """
+    grid = ground.relevance.grid
+    x = grid.vox2world(np.argwhere(ground.places))[:, 0]
+    template = (space or "").upper().startswith("MNI")
+    planes = {0.0} if template else {0.0, round(float(x.min() + x.max()) / 2, 3)}
+    values = np.asarray(ground.relevance.data, dtype=np.float64)
+    found = [float("nan")]
+    for plane in sorted(planes):
+        swapped = reference.on(grid, plane)
+        both = ground.places & np.isfinite(swapped)
+        one = with_signs(values[both], options.signs)
+        other = with_signs(swapped[both], options.signs)
+        if both.sum() >= _FEWEST and np.ptp(one) and np.ptp(other):
+            found.append(spearman(one, other))
+    return float(np.nanmax(found)) if len(found) > 1 else found[0]
 
 
 def compare_files(
@@ -224,20 +246,12 @@ def compare_files(
     reference: str | Path,
     *,
     name: str,
-    mask: tuple[NDArray[np.bool_], ImageGrid] | None = None,
+    mask: Mask | None = None,
     options: CompareOptions | None = None,
 ) -> Comparison:
-    """Compare a map with a file; spaces that both name and that differ draw a warning."""
-    path = Path(reference)
-    values, grid = load_reference(path)
-    compared = compare_maps(
-        relevance, values, grid, names=(name, stem(path)), mask=mask, options=options
-    )
-    own, other = relevance.metadata.get("space"), space_entity(path)
-    if not own or not other or own == other:
-        return compared
-    word = f"the map is in {own}, {path.name} in {other}: nothing is warped"
-    return replace(compared, warnings=(*compared.warnings, word))
+    """Compare a map with a file; as `compare_maps`."""
+    opened = open_reference(reference)
+    return compare_reference(relevance, opened, name=name, mask=mask, options=options)
 
 
 def disagreements(
@@ -297,20 +311,3 @@ def _region(weights: RegionWeights | None, grid: ImageGrid, at: NDArray[np.intp]
     voxel = int(np.ravel_multi_index((at[0], at[1], at[2]), grid.shape))
     held = np.asarray(weights.inside_mm3[:, voxel].todense()).ravel()
     return weights.names[int(held.argmax())] if held.any() else "outside the atlas"
-
-
-def _as_coarse_as_patches(one: RelevanceMap) -> RelevanceMap:
-    """Return a map on voxels as a map on blocks: of its patches, or few enough for surrogates."""
-    sizes = np.asarray(one.resolution_mm) / one.grid.voxel_sizes
-    edges = np.maximum(1, np.rint(sizes)).astype(int)
-    blocks = coarse_blocks(one.grid, np.asarray(one.data) != 0)
-    # The edge that brings the places below the limit of surrogates.
-    edges = np.maximum(edges, blocks.edge)
-    if (edges == 1).all():
-        return one
-    shape = tuple(int(np.ceil(n / e)) for n, e in zip(one.grid.shape, edges, strict=True))
-    affine = one.grid.affine @ np.diag([*edges.astype(float), 1.0])
-    affine[:3, 3] = one.grid.vox2world((edges - 1) / 2)
-    coarse = ImageGrid((shape[0], shape[1], shape[2]), affine)
-    values = np.nan_to_num(average_array(one.data, one.grid, coarse))
-    return replace(one, data=values.astype(np.float32), grid=coarse, companions={})

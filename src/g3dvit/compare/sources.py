@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from g3dvit.compare.job import CompareOptions, Comparison, compare_files, load_reference
-from g3dvit.errors import InputError
+from g3dvit.compare.job import CompareOptions, Comparison, compare_reference
+from g3dvit.compare.places import Mask, open_reference
+from g3dvit.errors import ImageError, InputError
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
 from g3dvit.saved_runs import load_run
@@ -18,7 +18,6 @@ from g3dvit.shown import Background
 from g3dvit.sidecars import stem
 
 Progress = Callable[[int, int, str], None]
-Mask = tuple[NDArray[np.bool_], ImageGrid]
 
 
 def compare_one(
@@ -28,10 +27,25 @@ def compare_one(
     mask: Mask | None = None,
     options: CompareOptions | None = None,
 ) -> list[Comparison]:
-    """Compare a map from a file with each reference."""
-    relevance = RelevanceMap.load(path)
+    """Compare a map from a file with each reference.
+
+    Raises
+    ------
+    ImageError
+        If a file cannot be read, or the sidecar of the map is not g3dvit's.
+    """
+    opened = [open_reference(reference) for reference in references]
+    try:
+        relevance = RelevanceMap.load(path)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ImageError(
+            f"the JSON beside {path} is not what g3dvit writes ({error}); move it away, and the "
+            "map is read without it"
+        ) from error
     name = stem(Path(path))
-    return [compare_files(relevance, r, name=name, mask=mask, options=options) for r in references]
+    return [
+        compare_reference(relevance, one, name=name, mask=mask, options=options) for one in opened
+    ]
 
 
 def compare_folder(
@@ -63,8 +77,8 @@ def compare_folder(
     InputError
         If the run has no maps of a method, or no class means.
     """
-    for reference in references:
-        load_reference(reference)  # before any work: a file that is none is told at once
+    # Before any work: a file that is none is told at once.
+    opened = [open_reference(reference) for reference in references]
     result = load_run(folder)
     known = [maps.method for maps in result.maps]
     for name in methods:
@@ -80,7 +94,7 @@ def compare_folder(
     ]
     if not means:
         raise InputError(f"{folder} holds no class mean to compare")
-    work = [(maps, mean, reference) for maps, mean in means for reference in references]
+    work = [(maps, mean, reference) for maps, mean in means for reference in opened]
     found = []
     for number, (maps, mean, reference) in enumerate(work):
         name = f"{maps.label}, {mean.key.group}"
@@ -88,7 +102,7 @@ def compare_folder(
             progress(number, len(work), name)
         # The space of a run stands beside its means, not in each.
         one = replace(mean.patch, metadata={"space": result.space, **mean.patch.metadata})
-        found.append(compare_files(one, reference, name=name, mask=mask, options=options))
+        found.append(compare_reference(one, reference, name=name, mask=mask, options=options))
     return found
 
 
