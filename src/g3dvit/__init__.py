@@ -39,6 +39,9 @@ _HOME = {
     "pattern": "patterns",
 }
 
+#: Modules whose functions are called by their own name, such as ``g3dvit.figures.mosaic``.
+_MODULES = ("figures", "regions")
+
 __all__ = [
     "Explainer",
     "Explanation",
@@ -57,10 +60,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name in _HOME:
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted([*__all__, *_MODULES, "__version__"])

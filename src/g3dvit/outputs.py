@@ -25,6 +25,9 @@ from typing import Any
 from g3dvit import __version__
 from g3dvit.folders import MARKER, check_output, output_folder
 from g3dvit.plain import to_json, to_plain
+from g3dvit.report.drawing import save_figure
+from g3dvit.report.figure_maps import MapOptions, Titled, surface_figure
+from g3dvit.report.figure_numbers import confusion_figure, time_course_figure
 from g3dvit.report.figures import class_mean_figure, colour_range
 from g3dvit.report.page import render_page
 from g3dvit.report.pictures import Picture, in_page, page_pictures
@@ -192,7 +195,12 @@ def _write_figures(result: RunResult, folder: Path) -> list[Picture]:
         for mean in right or maps.class_means:  # errors are in the page; figures cost seconds
             stem = f"class-{label_of[mean.key.group]}_volumes-{mean.key.which}_desc-{label}"
             figure = class_mean_figure(result, maps, mean, vmax=vmax)
-            figure.savefig(folder / "figures" / f"{stem}_mosaic.png", dpi=150)
+            save_figure(figure, folder / "figures" / f"{stem}_mosaic")
+            if maps.recommended and has_template_space(result.space):
+                one = Titled.of_mean(result, maps, mean)
+                cortex = surface_figure(one, MapOptions(vmax=vmax or None))
+                save_figure(cortex, folder / "figures" / f"{stem}_surface")
+    _write_number_figures(result, folder)
     pictures = list(page_pictures(result))
     methods = _map_labels(result)
     for picture in pictures:
@@ -202,6 +210,17 @@ def _write_figures(result: RunResult, folder: Path) -> list[Picture]:
             name = f"class-{label_of[key.group]}_volumes-{key.which}_comparison"
         (folder / "figures" / f"{name}.png").write_bytes(picture.png)
     return pictures
+
+
+def _write_number_figures(result: RunResult, folder: Path) -> None:
+    """Write predictions over time and against labels, where there are any."""
+    names = _unique_names([run.name for run in result.inputs], kept="_.-")
+    for number, name in enumerate(names):
+        if all(f"p_{c}" in result.predictions for c in result.model.class_names):
+            figure = time_course_figure(result, run=number)
+            save_figure(figure, folder / "figures" / f"{name}_timecourse")
+    if "label" in result.predictions and result.predictions["label"].notna().any():
+        save_figure(confusion_figure(result), folder / "figures" / "confusion")
 
 
 def _write_page(result: RunResult, folder: Path, pictures: list[Picture]) -> None:

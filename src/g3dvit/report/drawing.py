@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from g3dvit.folders import write_whole
 from g3dvit.grids import ImageGrid
 from g3dvit.report.words import wrapped
 from g3dvit.run_result import Background
@@ -69,7 +71,8 @@ def anatomy_of(background: Background) -> nib.Nifti1Image:
     return image_of(values, background.grid.affine)
 
 
-def _colours(signed: bool) -> Any:  # noqa: FBT001
+def colours_of(*, signed: bool) -> Any:
+    """Return the colour map: red and blue around white where there are two signs, else reds."""
     from matplotlib.colors import LinearSegmentedColormap
 
     if signed:
@@ -87,6 +90,40 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def save_figure(figure: Figure, stem: Path, *, dpi: int = 150) -> list[Path]:
+    """Write a figure as PNG and as SVG, whose words stay words.
+
+    Parameters
+    ----------
+    figure
+        What to write.
+    stem
+        Path without its ending.
+    dpi
+        Of the PNG, and of pictures inside the SVG.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+    """
+    from matplotlib import rc_context
+
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    # The same figure is the same file: no date, no random names inside.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "g3dvit"}):
+        for path in paths:
+            about = {"Date": None} if path.suffix == ".svg" else None
+            kind = path.suffix[1:]
+            write_whole(
+                path,
+                lambda part, kind=kind, about=about: figure.savefig(  # type: ignore[misc]
+                    part, format=kind, dpi=dpi, metadata=about
+                ),
+            )
+    return paths
+
+
 def draw_slices(
     figure: Figure,
     background: Background,
@@ -94,6 +131,8 @@ def draw_slices(
     axis: str,
     cuts: Sequence[float],
     box: tuple[float, float, float, float],
+    *,
+    radiological: bool = False,
 ) -> None:
     """Draw cuts across one axis; sides and coordinates are marked."""
     from nilearn.plotting import plot_stat_map
@@ -106,7 +145,7 @@ def draw_slices(
         figure=figure,
         axes=box,
         colorbar=False,
-        cmap=_colours(shown.signed),
+        cmap=colours_of(signed=shown.signed),
         vmin=-shown.vmax if shown.signed else 0,
         vmax=shown.vmax,
         symmetric_cbar=shown.signed,
@@ -116,13 +155,20 @@ def draw_slices(
         black_bg=False,
         dim=-0.3,
         annotate=False,
+        radiological=radiological,
     )
     drawn.annotate(size=8)
     if shown.truth is not None:
         drawn.add_contours(shown.truth, levels=[0.5], colors=[_TRUTH], linewidths=1.2)
 
 
-def draw_glass(figure: Figure, shown: Shown, box: tuple[float, float, float, float]) -> None:
+def draw_glass(
+    figure: Figure,
+    shown: Shown,
+    box: tuple[float, float, float, float],
+    *,
+    radiological: bool = False,
+) -> None:
     """Draw the glass brain from the left, behind, the right and above."""
     from nilearn.plotting import plot_glass_brain
 
@@ -133,12 +179,13 @@ def draw_glass(figure: Figure, shown: Shown, box: tuple[float, float, float, flo
         figure=figure,
         axes=box,
         colorbar=False,
-        cmap=_colours(shown.signed),
+        cmap=colours_of(signed=shown.signed),
         vmin=-shown.vmax if shown.signed else 0,
         vmax=shown.vmax,
         symmetric_cbar=shown.signed,
         threshold=0.05 * shown.vmax,
         annotate=False,
+        radiological=radiological,
     )
     drawn.annotate(size=9)
 
@@ -151,7 +198,7 @@ def draw_colour_bar(
     from matplotlib.colors import Normalize
 
     low = -shown.vmax if shown.signed else 0.0
-    scale = ScalarMappable(Normalize(low, shown.vmax), _colours(shown.signed))
+    scale = ScalarMappable(Normalize(low, shown.vmax), colours_of(signed=shown.signed))
     bar = figure.colorbar(scale, cax=figure.add_axes(box), ticks=[low, 0, shown.vmax])
     bar.ax.set_yticklabels([_number(low), "0", _number(shown.vmax)], size=9)
     bar.outline.set_linewidth(0.5)

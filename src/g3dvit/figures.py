@@ -1,0 +1,243 @@
+"""Static figures for papers; every function returns a matplotlib figure that belongs to no window.
+
+``figure.savefig("map.svg")`` or ``"map.png"`` writes it. Figures of maps take a map (or its file),
+or a run (or the folder of `g3dvit explain`) with a method and a group of volumes. Units, effective
+resolution and failed checks are on every one.
+
+Examples
+--------
+>>> import numpy as np
+>>> from g3dvit import ImageGrid, RelevanceMap, figures
+>>> grid = ImageGrid((5, 6, 4), np.diag([18.0, 18.0, 18.0, 1.0]))
+>>> one = RelevanceMap(np.random.default_rng(0).normal(size=grid.shape), grid, {"units": "logit"})
+>>> print(figures.mosaic(one, percentile=80).get_figwidth())
+11.0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from g3dvit.errors import InputError
+from g3dvit.maps import RelevanceMap
+from g3dvit.report.figure_maps import (
+    MapOptions,
+    Titled,
+    glass_figure,
+    mosaic_figure,
+    plain_background,
+    stamp_in,
+    surface_figure,
+)
+from g3dvit.report.figure_numbers import (
+    confusion_figure,
+    region_bars_figure,
+    time_course_figure,
+)
+from g3dvit.report.figures import comparison_figure
+from g3dvit.report.words import has_template_space
+from g3dvit.run_result import ClassMean, MapSet, RunResult
+from g3dvit.saved_runs import load_run
+from g3dvit.shown import Background
+from g3dvit.sidecars import stem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: A map, a run, or where either was saved.
+Source = RelevanceMap | RunResult | str | Path
+
+__all__ = [
+    "Source",
+    "confusion_matrix",
+    "glass_brain",
+    "method_comparison",
+    "mosaic",
+    "region_bars",
+    "surface",
+    "time_course",
+]
+
+
+def mosaic(
+    source: Source,
+    *,
+    method: str | None = None,
+    group: str | None = None,
+    threshold: float | None = None,
+    percentile: float | None = None,
+    vmax: float | None = None,
+    radiological: bool = False,
+    background: Background | None = None,
+) -> Figure:
+    """Return three rows of slices through a map.
+
+    Parameters
+    ----------
+    source
+        A 3D map or its file; or a run or its folder, of which a class mean is drawn.
+    method, group
+        Of a run: by default the recommended method (else the first), and the target's class.
+    threshold
+        Hide |values| below this, in units of the map.
+    percentile
+        Hide |values| below this percentile (0 to 100) of the non-zero ones.
+    vmax
+        End of the colour scale, in units of the map.
+    radiological
+        Show the right side of the brain on the left of the picture.
+    background
+        Under the map; by default that of the run, or the MNI template in its space.
+
+    Raises
+    ------
+    InputError
+        If the run has no such method or group, or options contradict each other.
+    """
+    options = MapOptions(threshold, percentile, vmax, radiological)
+    return mosaic_figure(_titled(source, method, group, background), options)
+
+
+def glass_brain(
+    source: Source,
+    *,
+    method: str | None = None,
+    group: str | None = None,
+    threshold: float | None = None,
+    percentile: float | None = None,
+    vmax: float | None = None,
+    radiological: bool = False,
+) -> Figure:
+    """Return a map in the glass brain; template spaces only. Parameters as in `mosaic`."""
+    options = MapOptions(threshold, percentile, vmax, radiological)
+    return glass_figure(_titled(source, method, group, None), options)
+
+
+def surface(
+    source: Source,
+    *,
+    method: str | None = None,
+    group: str | None = None,
+    threshold: float | None = None,
+    percentile: float | None = None,
+    vmax: float | None = None,
+) -> Figure:
+    """Return a map on the inflated cortex of fsaverage5; template spaces only.
+
+    Patches are projected as they are: the cortex makes nothing finer. Parameters as in `mosaic`.
+    """
+    options = MapOptions(threshold, percentile, vmax)
+    return surface_figure(_titled(source, method, group, None), options)
+
+
+def time_course(source: RunResult | str | Path, *, run: int = 0) -> Figure:
+    """Return probabilities over a run, with the design underneath; `run` counts from 0."""
+    return time_course_figure(_run(source), run=run)
+
+
+def confusion_matrix(source: RunResult | str | Path) -> Figure:
+    """Return labels against predictions: counts, shares, balanced accuracy."""
+    return confusion_figure(_run(source))
+
+
+def region_bars(table: pd.DataFrame | str | Path, *, units: str = "", most: int = 20) -> Figure:
+    """Return ranked regions as bars.
+
+    Parameters
+    ----------
+    table
+        From `g3dvit.regions.region_table`, or the TSV that ``g3dvit regions`` wrote.
+    units
+        Of the mean, for the axis.
+    most
+        Regions to draw.
+    """
+    if not isinstance(table, pd.DataFrame):
+        table = pd.read_csv(table, sep="\t", na_values=["n/a"], keep_default_na=False)
+    return region_bars_figure(table, units=units, most=most)
+
+
+def method_comparison(source: RunResult | str | Path, *, group: str | None = None) -> Figure:
+    """Return the same class mean by every method, with the same cuts."""
+    result = _run(source)
+    keys = [key for key in result.groups if key.which != "error"]
+    named = [key for key in keys if group is None or key.group == group]
+    if not named:
+        raise InputError(
+            f"the run has no mean of {group!r}; it has {', '.join(k.group for k in keys) or 'none'}"
+        )
+    return comparison_figure(result, group=result.groups.index(named[0]))
+
+
+def _run(source: RunResult | str | Path) -> RunResult:
+    if isinstance(source, RunResult):
+        return source
+    if not Path(source).is_dir():
+        raise InputError(f"{source} is no folder of a run; name what `g3dvit explain -o` wrote")
+    return load_run(source)
+
+
+def _titled(
+    source: Source, method: str | None, group: str | None, background: Background | None
+) -> Titled:
+    """Return the map that is asked for, with its words."""
+    if isinstance(source, RelevanceMap) or (
+        isinstance(source, str | Path) and not Path(source).is_dir()
+    ):
+        if method is not None or group is not None:
+            raise InputError("a method and a group choose from a run; this is a single map")
+        name = "" if isinstance(source, RelevanceMap) else stem(Path(source))
+        one = source if isinstance(source, RelevanceMap) else RelevanceMap.load(Path(source))
+        return _of_map(one, name, background)
+    result = _run(source)
+    maps = _method(result, method)
+    mean = _group(result, maps, group)
+    return Titled.of_mean(result, maps, mean, background)
+
+
+def _of_map(one: RelevanceMap, name: str, background: Background | None) -> Titled:
+    told = one.metadata
+    space = str(told["space"]) if told.get("space") else None
+    words = [str(told[key]) for key in ("method", "weighting", "target") if told.get(key)]
+    under = background or _template(space) or plain_background(one.grid)
+    title = ", ".join(words) or name or "relevance"
+    return Titled(one, under, title, name or f"{one.units or 'no unit'}", space, stamp_in(told))
+
+
+def _template(space: str | None) -> Background | None:
+    if not has_template_space(space):
+        return None
+    import numpy as np
+    from nilearn.datasets import load_mni152_template
+
+    from g3dvit.grids import ImageGrid
+
+    image = load_mni152_template(resolution=2)
+    i, j, k = image.shape
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    return Background(data, ImageGrid((i, j, k), image.affine), "MNI152 template (ICBM 2009a)")
+
+
+def _method(result: RunResult, method: str | None) -> MapSet:
+    found: Sequence[MapSet] = [m for m in result.maps if m.class_means]
+    if method is not None:
+        found = [m for m in found if method in (m.method, m.label, m.file_label)]
+    if not found:
+        known = ", ".join(dict.fromkeys(m.method for m in result.maps))
+        raise InputError(f"the run has no class means of {method!r}; it has {known}")
+    return next((m for m in found if m.recommended), found[0])
+
+
+def _group(result: RunResult, maps: MapSet, group: str | None) -> ClassMean:
+    means = [m for m in maps.class_means if m.key.which != "error"] or list(maps.class_means)
+    if group is None:
+        return next((m for m in means if m.key.group == (m.target or result.target)), means[0])
+    for mean in means:
+        if mean.key.group == group:
+            return mean
+    names = ", ".join(dict.fromkeys(m.key.group for m in means))
+    raise InputError(f"{maps.label} has no mean of {group!r}; it has {names}")

@@ -1,0 +1,214 @@
+"""Figures for papers: sides, numbers, words, and that nothing of the user's is touched."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.image import imread
+
+from fake_run import SMALL, fake_run, flat_background, grid_mm, template_background
+from g3dvit import RelevanceMap, figures
+from g3dvit.errors import InputError, SpaceError
+from g3dvit.folders import output_folder
+from g3dvit.grids import ImageGrid
+from g3dvit.outputs import write_run
+from g3dvit.report.drawing import save_figure
+from g3dvit.report.figure_maps import surface_values
+from g3dvit.report.figure_numbers import confusion_counts
+
+RUN = fake_run(patches=SMALL, n_volumes=20, background=flat_background(SMALL.volume))
+GRID = grid_mm((20, 24, 19), 9.0, (-85.0, -120.0, -66.0))
+
+
+def spot(place: tuple[float, float, float], grid: ImageGrid = GRID) -> RelevanceMap:
+    xyz = grid.vox2world(np.moveaxis(np.indices(grid.shape), 0, -1))
+    values = np.exp(-((xyz - place) ** 2).sum(-1) / (2 * 9.0**2)).astype(np.float32)
+    about = {"units": "log-odds", "space": "MNI152NLin6Asym", "method": "frozen_gate"}
+    return RelevanceMap(values, grid, about, (18, 18, 18))
+
+
+def picture(figure) -> np.ndarray:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=60)
+    buffer.seek(0)
+    return imread(buffer)[..., :3]
+
+
+def red_column(figure) -> float:
+    """Return the mean column of red pixels in the last quarter of the glass brain (from above)."""
+    image = picture(figure)
+    width = image.shape[1]
+    part = image[:, round(0.67 * width) : round(0.87 * width)]
+    red = (part[..., 0] > 0.5) & (part[..., 1] < 0.35) & (part[..., 2] < 0.35)
+    assert red.any()
+    return float(np.nonzero(red)[1].mean())
+
+
+def words_of(figure) -> str:
+    return " ".join(text.get_text() for text in figure.findobj(mpl.text.Text)).replace("\n", " ")
+
+
+def test_right_is_right_unless_asked_otherwise_however_the_file_is_stored() -> None:
+    right, left = (red_column(figures.glass_brain(spot((x, -20, 50)))) for x in (45, -45))
+    assert right > left + 10
+    turned = red_column(figures.glass_brain(spot((45, -20, 50)), radiological=True))
+    assert turned == pytest.approx(left, abs=3)
+    flip = np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = GRID.shape[0] - 1
+    las = ImageGrid(GRID.shape, GRID.affine @ flip)
+    assert las.axcodes == "LAS"
+    stored = red_column(figures.glass_brain(spot((45, -20, 50), las)))
+    assert stored == pytest.approx(right, abs=1)
+
+
+def test_the_surface_shows_a_place_on_its_own_hemisphere() -> None:
+    values = surface_values(spot((-45, -20, 50)))
+    assert values["left"].max() > 0.5 and values["right"].max() < 0.05
+    constant = RelevanceMap(np.full(GRID.shape, 3, np.float32), GRID)
+    both = np.concatenate(list(surface_values(constant).values()))
+    assert np.median(both) == pytest.approx(3)  # the cortex lies in the map
+    text = words_of(figures.surface(spot((-45, -20, 50))))
+    assert "18 × 18 × 18 mm projected onto the cortex" in text and "left, lateral" in text
+
+
+def test_maps_without_a_template_have_no_glass_brain_and_no_surface() -> None:
+    one = replace(spot((0, 0, 0)), metadata={"space": "T1w"})
+    for draw in (figures.glass_brain, figures.surface):
+        with pytest.raises(SpaceError, match="T1w; nothing is warped"):
+            draw(one)
+    assert "effective resolution" in words_of(figures.mosaic(one))
+
+
+def test_thresholds_and_units_are_told() -> None:
+    one = spot((0, -20, 30))
+    text = words_of(figures.mosaic(one, percentile=90))
+    value = np.percentile(one.data[one.data > 0], 90)
+    assert f"|{value:.3g}| log-odds (90th percentile)" in text
+    assert "not higher" in text and "frozen_gate" in text
+    assert "Hidden below |0.25| log-odds (given)" in words_of(figures.mosaic(one, threshold=0.25))
+    assert "Hidden" not in words_of(figures.mosaic(one))
+    for wrong in ({"threshold": 1, "percentile": 5}, {"percentile": 101}, {"vmax": 0.0}):
+        with pytest.raises(InputError):
+            figures.mosaic(one, **wrong)
+
+
+def test_a_failed_check_is_stamped_on_every_map() -> None:
+    bad = replace(
+        spot((0, -20, 30)), metadata={**spot((0, 0, 0)).metadata, "stamp": "CHECK FAILED: x"}
+    )
+    for draw in (figures.mosaic, figures.glass_brain, figures.surface):
+        assert "CHECK FAILED" in words_of(draw(bad))
+    cam = next(m for m in RUN.maps if m.method == "token_gradcam")
+    assert "CHECK FAILED" in words_of(figures.mosaic(RUN, method=cam.method, group="right"))
+    assert "CHECK FAILED" not in words_of(figures.mosaic(RUN, method="frozen_gate"))
+
+
+def test_confusion_counts_are_pandas_counts() -> None:
+    table = RUN.predictions
+    expected = pd.crosstab(table["label"], table["predicted"])
+    found = confusion_counts(RUN)
+    for label in found.index:
+        for predicted in found.columns:
+            assert found.loc[label, predicted] == expected.loc[label, predicted]
+    text = words_of(figures.confusion_matrix(RUN))
+    recall = [(table["predicted"] == c)[table["label"] == c].mean() for c in RUN.model.class_names]
+    assert f"Balanced accuracy {np.mean(recall):.2f}" in text
+    with pytest.raises(InputError, match="no volume has a label"):
+        figures.confusion_matrix(replace(RUN, predictions=table.drop(columns="label")))
+
+
+def test_the_time_course_draws_the_probabilities() -> None:
+    figure = figures.time_course(RUN)
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    for name in RUN.model.class_names:
+        np.testing.assert_allclose(lines[name].get_ydata(), RUN.predictions[f"p_{name}"], atol=1e-4)
+    wrong = RUN.predictions["label"] != RUN.predictions["predicted"]
+    assert len(lines["error"].get_ydata()) == wrong.sum()
+    with pytest.raises(InputError, match="counted from 0"):
+        figures.time_course(RUN, run=1)
+
+
+def test_bars_are_the_ranked_regions_in_order(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "name": ["a", "tiny", "<b>", "$c_1$"],
+            "rank": [2, np.nan, 1, 3],
+            "mean": [-0.4, 9.0, 0.5, 0.1],
+            "mean_low": [-0.5, np.nan, 0.4, 0.0],
+            "mean_high": [-0.3, np.nan, 0.6, 0.2],
+            "p_corrected": [0.2, np.nan, 0.01, 0.9],
+        }
+    )
+    figure = figures.region_bars(table, units="logit")
+    axes = figure.axes[0]
+    assert [p.get_width() for p in axes.patches] == [0.5, -0.4, 0.1]
+    names = [t.get_text() for t in axes.get_yticklabels()]
+    assert names[0] == "<b> *" and names[1] == "a" and "c_1" in names[2]
+    assert "1 of 4 regions are not ranked" in words_of(figure)
+    path = tmp_path / "regions.tsv"
+    table.to_csv(path, sep="\t", index=False, na_rep="n/a")
+    assert [p.get_width() for p in figures.region_bars(path).axes[0].patches] == [0.5, -0.4, 0.1]
+    with pytest.raises(InputError, match="no region is ranked"):
+        figures.region_bars(table.assign(rank=np.nan))
+    with pytest.raises(InputError, match="is absent"):
+        figures.region_bars(table.drop(columns="mean"))
+
+
+def test_methods_side_by_side_and_unknown_names() -> None:
+    text = words_of(figures.method_comparison(RUN, group="left"))
+    assert "left" in text and "Methods side by side" in text
+    for call in (
+        lambda: figures.method_comparison(RUN, group="up"),
+        lambda: figures.mosaic(RUN, method="lime"),
+        lambda: figures.mosaic(RUN, group="up"),
+        lambda: figures.mosaic(spot((0, 0, 0)), group="left"),
+        lambda: figures.time_course("nowhere"),
+    ):
+        with pytest.raises(InputError):
+            call()
+
+
+def test_hostile_and_long_names_stay_words(tmp_path: Path) -> None:
+    names = ("<script>alert(1)</script>", "$\\frac{a}{b}$ & a very long name of a class " * 2)
+    run = fake_run(
+        patches=SMALL, n_volumes=20, background=flat_background(SMALL.volume), class_names=names
+    )
+    for figure in (figures.confusion_matrix(run), figures.time_course(run), figures.mosaic(run)):
+        png, svg = save_figure(figure, tmp_path / "figure")
+        assert png.stat().st_size > 5000 and "<script>alert" not in svg.read_text()
+
+
+def test_nothing_of_the_user_is_touched_and_a_figure_is_the_same_file_again(tmp_path: Path) -> None:
+    backend, before, open_figures = mpl.get_backend(), dict(mpl.rcParams), plt.get_fignums()
+    one = spot((0, -20, 30))
+    for draw in (figures.mosaic, figures.glass_brain, figures.surface):
+        draw(one)
+    first = [path.read_bytes() for path in save_figure(figures.mosaic(one), tmp_path / "a")]
+    second = [path.read_bytes() for path in save_figure(figures.mosaic(one), tmp_path / "b")]
+    assert first == second
+    assert mpl.get_backend() == backend and plt.get_fignums() == open_figures
+    assert dict(mpl.rcParams) == before
+
+
+def test_a_run_writes_its_figures_as_png_and_svg(tmp_path: Path) -> None:
+    run = fake_run(n_volumes=10, background=template_background())
+    one = replace(run.maps[0], recommended=True)
+    with output_folder(tmp_path / "maps") as part:
+        write_run(replace(run, maps=(one,)), part)
+    names = {path.name for path in (tmp_path / "maps" / "figures").iterdir()}
+    for kind in ("png", "svg"):
+        assert f"confusion.{kind}" in names
+        assert sum(name.endswith(f"_timecourse.{kind}") for name in names) == 1
+        assert sum(name.endswith(f"_mosaic.{kind}") for name in names) == 2
+        assert sum(name.endswith(f"_surface.{kind}") for name in names) == 2
+    sizes = [path.stat().st_size for path in (tmp_path / "maps" / "figures").iterdir()]
+    assert max(sizes) < 2_500_000
+    assert "mosaic" in figures.__all__
+    assert words_of(figures.mosaic(tmp_path / "maps", group="left"))
