@@ -390,3 +390,12 @@ def test_the_command_writes_tables_figures_and_a_document(
     table = json.loads((tmp_path / "out" / "table.json").read_text())
     assert {line["row"] for line in table["lines"]} == set(ROWS)
     assert isinstance(build_model(TINY), nn.Module)
+    # From what is there, with a text below; what is missing is told.
+    (tmp_path / "notes.md").write_text("What it means.")
+    given += ["--cache", str(tmp_path), "--finished", "--seeds", "2"]
+    arguments = parser.parse_args([*given, "--notes", str(tmp_path / "notes.md")])
+    assert command.run(arguments) == 0
+    text = (tmp_path / "out" / "benchmark.md").read_text()
+    assert "tiny (seeds 1)." in text and "What it means." in text
+    with pytest.raises(InputError, match="nothing is finished"):
+        command.run(parser.parse_args([*given, "--volumes", "3"]))

@@ -94,6 +94,13 @@ class Part:
     kept: dict[str, float]
 
 
+def part_path(case: Case, seed: int, settings: RunSettings, folder: Path) -> Path:
+    """Return where the part of a case and seed is, or will be."""
+    recipe = case.with_seed(seed)
+    key = recipe_hash(recipe.phantom, recipe, settings, VERSION)
+    return folder / "parts" / f"{case.name}_seed-{seed}_{key}.json.gz"
+
+
 def run_case(
     case: Case,
     seed: int,
@@ -117,8 +124,7 @@ def run_case(
         Called with one line about what is done.
     """
     recipe = case.with_seed(seed)
-    key = recipe_hash(recipe.phantom, recipe, settings, VERSION)
-    path = folder / "parts" / f"{case.name}_seed-{seed}_{key}.json.gz"
+    path = part_path(case, seed, settings, folder)
     if path.exists():
         return read_part(path)
     say = talk or (lambda _line: None)

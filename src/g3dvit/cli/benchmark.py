@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from g3dvit.benchmark import Case
     from g3dvit.phantoms import ResidualNoise
 
 NAME = "benchmark"
@@ -66,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a real run in MNI space, its events and repetition time in s: what a GLM leaves of "
         "it is the noise of one more case, realnoise-residuals",
     )
+    parser.add_argument(
+        "--finished", action="store_true", help="write the document from what is there; run nothing"
+    )
+    parser.add_argument(
+        "--notes", metavar="MD", help="text that goes below the tables of the document"
+    )
     parser.add_argument("--quick", action="store_true", help="small models of easy phantoms")
     parser.add_argument(
         "--cache", metavar="DIR", help="trained models (default G3DVIT_CACHE or ~/.cache/g3dvit)"
@@ -87,7 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from g3dvit.benchmark.maps import ROWS
     from g3dvit.benchmark.report import write_report
+    from g3dvit.benchmark.run import part_path
     from g3dvit.benchmark.targets import reached
+    from g3dvit.errors import InputError
 
     quick = arguments.quick
     default = "quick" if quick else "base"
@@ -106,6 +115,13 @@ def run(arguments: argparse.Namespace) -> int:
     seeds = {case.name: arguments.seeds or _SEEDS[case.group] for case in cases}
     # Every case once before any a second time.
     work = [(c, n) for n in range(max(seeds.values())) for c in cases if n < seeds[c.name]]
+    left = []
+    if arguments.finished:
+        left = [(c, n) for c, n in work if not part_path(c, n, settings, folder).exists()]
+        work = [pair for pair in work if pair not in left]
+        cases = tuple(case for case in cases if any(case is c for c, _ in work))
+        if not work:
+            raise InputError(f"nothing is finished in {folder}; leave out --finished to run it")
     parts = run_cases(
         work, settings, folder=folder, cache=cache, talk=_say, jobs=1 if quick else arguments.jobs
     )
@@ -119,6 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
         command=_command(arguments),
         cache=cache,
         targets=reached(parts, cases),
+        notes=_notes(arguments.notes, left),
     )
     for path in written:
         print(path)
@@ -145,6 +162,18 @@ def _residuals(given: Sequence[str] | None) -> ResidualNoise | None:
     return ResidualNoise(str(Path(image).resolve()), str(Path(events).resolve()), seconds)
 
 
+def _notes(path: str | None, left: Sequence[tuple[Case, int]]) -> str:
+    """Return what stands below the tables: what has not been run, and a text of one's own."""
+    missing: dict[str, list[str]] = {}
+    for case, seed in left:
+        missing.setdefault(case.name, []).append(str(seed))
+    told = "; ".join(f"{name} (seeds {', '.join(seeds)})" for name, seeds in missing.items())
+    parts = [f"## Not run yet\n\n{told}."] if told else []
+    if path is not None:
+        parts.append(Path(path).read_text(encoding="utf-8").strip())
+    return "\n\n".join(parts)
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -165,6 +194,7 @@ def _command(arguments: argparse.Namespace) -> str:
         if given not in (None, value):
             parts.append(f"--{name} {given}")
     parts += ["--residuals BOLD EVENTS T_R"] if arguments.residuals else []
+    parts += ["--finished"] if arguments.finished else []
     parts += ["--quick"] if arguments.quick else []
     return " ".join([*parts, "-o benchmark"])
 
