@@ -31,6 +31,7 @@ COMMANDS = (
     "report",
     "regions",
     "evaluate",
+    "baseline",
     "compare",
     "train",
     "benchmark",

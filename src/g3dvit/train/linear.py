@@ -47,7 +47,7 @@ class LinearDecoder:
         """Return the class index of every volume, (n,), of volumes (n, i, j, k)."""
         if volumes.shape[1:] != self.shape:
             raise GridError(f"the decoder takes volumes {self.shape}, got {volumes.shape[1:]}")
-        features = _cube_means(volumes, self.edge)[:, self.cubes]
+        features = cube_means(volumes, self.edge)[:, self.cubes]
         return np.asarray((features @ self.weights + self.bias).argmax(axis=1))
 
     def predict(self, samples: Samples, which: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -100,9 +100,9 @@ def fit_linear(samples: Samples, train: NDArray[np.intp], *, ridge: float = 1.0)
     edge = 1
     while samples.brain.sum() / edge**3 > MOST_FEATURES:
         edge += 1
-    inside = _cube_means(samples.brain[None].astype(np.float32), edge)[0] > 0
+    inside = cube_means(samples.brain[None].astype(np.float32), edge)[0] > 0
     cubes = np.flatnonzero(inside).astype(np.int32)
-    features = np.concatenate([_cube_means(v, edge)[:, cubes] for v in _chunks(samples, train)])
+    features = np.concatenate([cube_means(v, edge)[:, cubes] for v in _chunks(samples, train)])
     n_classes = len(samples.class_names)
     targets = 2.0 * np.eye(n_classes, dtype=np.float32)[samples.label[train]] - 1
     counts = np.bincount(samples.label[train], minlength=n_classes)
@@ -124,8 +124,14 @@ def _chunks(samples: Samples, which: NDArray[np.intp]) -> Iterator[NDArray[np.fl
         yield samples.fill(which[start : start + len(buffer)], buffer)
 
 
-def _cube_means(volumes: NDArray[np.float32], edge: int) -> NDArray[np.float32]:
-    """Average cubes of voxels, (n, cubes); cubes that reach over the border are cut."""
+def cube_means(volumes: NDArray[np.float32], edge: int) -> NDArray[np.float32]:
+    """Average cubes of voxels of volumes (n, i, j, k); what lies over the border counts as 0.
+
+    Returns
+    -------
+    (n, cubes)
+        In C order of the cubes, of which an axis of s voxels has ceil(s / edge).
+    """
     if edge > 1:
         n, *shape = volumes.shape
         pad = [(0, 0), *((0, -size % edge) for size in shape)]
