@@ -607,3 +607,112 @@ def test_without_webgl_the_page_shows_pictures_and_times(browser, result, tmp_pa
     browser.run(f"document.querySelector('#chart svg').dispatchEvent({key})")
     browser.wait("document.getElementById('frame-text').textContent.startsWith('Volume 1 of 12')")
     assert "log-odds" in text(browser, "#readout")
+
+
+def cortex(page):
+    """The surface's picture as numbers, (height, width, rgb)."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(page.picture(selector="#cortex"))).convert("RGB")
+    return np.asarray(picture, dtype=int)
+
+
+@pytest.fixture
+def surface(page):
+    choose(page, "view", "surface")
+    page.wait("g3dvit.cortex() !== null")
+    page.run("document.getElementById('viewer').scrollIntoView({behavior: 'instant'})")
+    choose(page, "surface-view", "four")
+    page.settle()
+    yield page
+    choose(page, "view", "slices")
+
+
+def test_surface_has_evidence_on_the_sides_where_it_was_planted(surface):
+    """Evidence for is planted on the left, against on the right: 4 panels, 2 rows."""
+    picture = cortex(surface)
+    height, width = picture.shape[:2]
+    warm = red(picture)
+    cold = picture[..., 2] - np.maximum(picture[..., 0], picture[..., 1]) > 40
+    top_left = np.s_[: height // 2, : width // 2]
+    top_right = np.s_[: height // 2, width // 2 :]
+    assert warm[top_left].sum() > 100
+    assert warm[top_left].sum() > 0.8 * warm.sum()
+    assert cold[top_right].sum() > 100
+    assert cold[top_left].sum() < 0.1 * cold.sum()
+    edges = " × ".join(f"{edge:.4g}" for edge in SMALL.patch_sizes_mm)
+    assert text(surface, "#surface-label").startswith(f"{edges} mm patches projected")
+
+
+def test_surface_from_above_has_left_on_the_left(surface):
+    choose(surface, "surface-view", "top")
+    surface.settle()
+    picture = cortex(surface)
+    assert np.nonzero(red(picture))[1].mean() < 0.5 * picture.shape[1]
+    choose(surface, "surface-view", "bottom")  # nothing of the motor cortex is seen from there
+    surface.settle()
+    assert red(cortex(surface)).sum() < 0.2 * red(picture).sum()
+
+
+def test_surface_follows_threshold_sign_and_shape(surface):
+    before = cortex(surface)
+    choose(surface, "below", "hide")
+    choose(surface, "percentile", "99")
+    surface.settle()
+    assert 0 < red(cortex(surface)).sum() < red(before).sum()
+    choose(surface, "sign", "negative")
+    surface.settle()
+    assert red(cortex(surface)).sum() == 0
+    choose(surface, "surface-shape", "pial")
+    surface.settle()
+    assert np.abs(cortex(surface) - before).max() > 60
+    choose(surface, "surface-shape", "inflated")
+
+
+def test_click_on_the_surface_moves_the_crosshair_to_that_place(surface):
+    surface.run("g3dvit.goTo([-40, -22, 56])")
+    surface.settle()
+    found = surface.run("g3dvit.cortex().nearest()")
+    assert found["side"] == "left"
+    assert found["mm"] < 8
+    # the ring is drawn there; a click on it comes back to within a few mm
+    picture = cortex(surface)
+    ring = np.abs(picture - [242, 217, 77]).max(axis=2) < 40
+    rows, columns = np.nonzero(ring[: len(ring) // 2])
+    box = surface.run(
+        "(() => {const r = document.getElementById('cortex').getBoundingClientRect();"
+        "return [r.left, r.top]})()"
+    )
+    surface.run("g3dvit.goTo([0, 0, 0])")
+    x, y = box[0] + columns.mean(), box[1] + rows.mean()
+    for kind in ("mousePressed", "mouseReleased"):
+        surface.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    surface.wait("Number(document.getElementById('x').value) < -20")
+    place = [surface.run(f"Number(document.getElementById('{axis}').value)") for axis in "xyz"]
+    np.testing.assert_allclose(place, [-40, -22, 56], atol=8)
+    surface.run("document.getElementById('cortex').dispatchEvent("
+                "new KeyboardEvent('keydown', {key: 'ArrowLeft'}))")  # fmt: skip
+    assert surface.run("Number(document.getElementById('x').value)") == place[0] - 2
+
+
+def test_dragging_turns_the_surface(surface):
+    before = cortex(surface)
+    box = surface.run(
+        "(() => {const r = document.getElementById('cortex').getBoundingClientRect();"
+        "return [r.left + r.width / 4, r.top + r.height / 4]})()"
+    )
+    for kind, dx in (("mousePressed", 0), ("mouseMoved", 60), ("mouseReleased", 60)):
+        surface.send("Input.dispatchMouseEvent", type=kind, x=box[0] + dx, y=box[1],
+                     button="left", buttons=1, clickCount=1)  # fmt: skip
+    surface.settle()
+    assert surface.run("g3dvit.cortex().state.turn") == pytest.approx(0.4)
+    assert np.abs(cortex(surface) - before).max() > 60
+
+
+def test_picture_of_the_surface_is_saved_with_its_label(surface):
+    name, png = saved(surface, "document.getElementById('save-picture').click()")
+    from PIL import Image
+
+    picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=int)
+    assert name.endswith(".png")
+    assert red(picture).sum() > 100

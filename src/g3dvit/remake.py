@@ -13,12 +13,13 @@ from g3dvit.errors import OutputError
 from g3dvit.folders import GENERATOR
 from g3dvit.grids import ImageGrid
 from g3dvit.nifti import read_nifti, write_together
+from g3dvit.regions.job import check_space
 from g3dvit.report.page import render_page
 from g3dvit.report.pictures import Picture, in_page, page_pictures
 from g3dvit.report.scene import scene_of
 from g3dvit.run_result import ModelSummary, RunResult
 from g3dvit.saved_runs import load_run
-from g3dvit.shown import Background, Display, ResultTable
+from g3dvit.shown import Background, Display, Parcellation, ResultTable
 
 PAGE = "report.html"
 
@@ -30,6 +31,7 @@ def remake_page(
     overwrite: bool = False,
     background: str | Path | None = None,
     evaluation: str | Path | None = None,
+    atlas: Parcellation | None = None,
     display: Display | None = None,
 ) -> Path:
     """Make the page of an output folder again, with what was added to its ``tables`` since.
@@ -47,6 +49,9 @@ def remake_page(
     evaluation
         What ``g3dvit evaluate -o`` wrote about this model: its table, sentence and figure are
         shown as evidence.
+    atlas
+        Regions to name at the crosshair, in the space of the maps; those that were added to the
+        folder if None.
     display
         Display options; those of the run if None.
 
@@ -61,11 +66,16 @@ def remake_page(
         If the folder is none of g3dvit's, or the page cannot be written.
     ImageError
         If the background cannot be read.
+    SpaceError
+        If the atlas is in another space than the maps.
     """
     folder = Path(folder)
     result = load_run(folder)
     if background is not None:
         result = _with_background(result, Path(background))
+    if atlas is not None:
+        check_space(result.space, atlas)
+        result = replace(result, parcellation=atlas)
     if display is not None:
         result = replace(result, display=display)
     target = folder / PAGE if output is None else Path(output)

@@ -125,6 +125,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--seed", type=int, default=0, help="of methods that draw at random (default 0)"
     )
+    how.add_argument(
+        "--atlas",
+        metavar="NAME|NII",
+        help="names the region at the page's crosshair; tables: `g3dvit regions OUT --atlas ...`",
+    )
     how.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
     how.add_argument(
         "--display-percentile",
@@ -204,12 +209,18 @@ def source_from(arguments: argparse.Namespace) -> RunSource:
 
 def run(arguments: argparse.Namespace) -> int:
     """Explain the images and print the paths of what was written."""
+    from dataclasses import replace
+
+    from g3dvit.errors import SpaceError
     from g3dvit.outputs import check_output, output_folder, write_run
+    from g3dvit.regions.atlases import load_atlas
+    from g3dvit.regions.job import check_space
     from g3dvit.run import explain_run
     from g3dvit.run_result import Display
 
     output = Path(arguments.output)
     check_output(output, overwrite=arguments.overwrite)
+    atlas = load_atlas(arguments.atlas) if arguments.atlas else None
     with progress_bar("volumes") as progress:
         result = explain_run(
             source_from(arguments),
@@ -238,6 +249,12 @@ def run(arguments: argparse.Namespace) -> int:
             say=say,
             progress=progress,
         )
+    if atlas is not None:
+        try:
+            check_space(result.space, atlas)
+            result = replace(result, parcellation=atlas)
+        except SpaceError as error:  # what was computed is worth more than the names
+            say(f"warning: regions are not named: {error}")
     for sentence in result.warnings:
         say(f"warning: {sentence}")
     with output_folder(output, overwrite=arguments.overwrite) as folder:

@@ -13,7 +13,7 @@ HELP = "make the page of a run again, from its output folder"
 EPILOG = """\
 examples:
   g3dvit report maps
-  g3dvit report maps --evaluation evaluated
+  g3dvit report maps --evaluation evaluated --atlas aal3
   g3dvit report maps --background sub-01_T1w_in_the_maps_space.nii.gz -o talk.html
 """
 
@@ -29,18 +29,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluation", metavar="DIR", help="folder of `g3dvit evaluate -o`, shown as evidence"
     )
+    parser.add_argument(
+        "--atlas",
+        metavar="NAME|NII",
+        help="names the region at the crosshair: as for `g3dvit regions`, which makes tables too",
+    )
+    parser.add_argument("--names", metavar="TSV", help="table of index and name of the atlas")
+    parser.add_argument(
+        "--allow-download", action="store_true", help="let nilearn download the atlas"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the page and print its path."""
+    from g3dvit.errors import InputError
+    from g3dvit.regions.atlases import load_atlas
     from g3dvit.remake import remake_page
 
+    atlas = None
+    if arguments.atlas is not None:
+        atlas = load_atlas(
+            arguments.atlas, names=arguments.names, allow_download=arguments.allow_download
+        )
+    elif arguments.names is not None:
+        raise InputError("--names explains an atlas; name it with --atlas")
     page = remake_page(
         arguments.folder,
         output=arguments.output,
         overwrite=arguments.overwrite,
         background=arguments.background,
         evaluation=arguments.evaluation,
+        atlas=atlas,
     )
     print(page)
     return 0

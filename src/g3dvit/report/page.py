@@ -17,7 +17,10 @@ from g3dvit.report.scene import SCHEMA_VERSION
 
 NIIVUE_VARIABLE = "G3DVIT_NIIVUE_JS"
 #: Our own, in the order in which they need each other.
-SCRIPTS = ("viewmath.js", "chartmath.js", "viewer.js", "chart.js", "tables.js", "page.js")
+SCRIPTS = (
+    *("viewmath.js", "chartmath.js", "surfacemath.js"),
+    *("viewer.js", "surface.js", "chart.js", "tables.js", "page.js"),
+)
 NIIVUE = "niivue/niivue.umd.js"  # version, source and hash: assets/niivue/niivue.json
 
 

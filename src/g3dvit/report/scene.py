@@ -29,6 +29,7 @@ from g3dvit.report.guidance import (
 )
 from g3dvit.report.layers import layers_of, patch_grid_of
 from g3dvit.report.pictures import Picture
+from g3dvit.report.surface import surface_of
 from g3dvit.report.time_course import time_courses
 from g3dvit.report.words import (
     display_sentence,
@@ -134,6 +135,7 @@ def _viewer(
         "rows": _rows_for_viewer(result.predictions),
         "time_courses": time_courses(result),
         "atlas": _atlas(result),
+        "surface": surface_of(result, resolution),
     }
 
 

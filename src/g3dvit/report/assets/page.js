@@ -17,6 +17,7 @@
   const images = new Map(); // what NiiVue shows of a layer, one frame
   const OWN_COLOURS = { signed: "Red and blue", positive: "Inferno (values of one sign)" };
   let stage = null; // the viewer; null without WebGL
+  let cortex = null; // the surface; null until it is asked for
   let plot = null;
   let timer = null;
   let pending = false;
@@ -63,7 +64,7 @@
       withoutViewer(error);
       console.error(error);
     }
-    window.g3dvit = { nv: stage && stage.nv, stage, state, goTo, showLayer, scene };
+    window.g3dvit = { nv: stage && stage.nv, stage, cortex: () => cortex, state, goTo, showLayer, scene };
     document.documentElement.dataset.scriptMs = String(Math.round(performance.now() - began));
     document.documentElement.dataset.ready = ready;
   }
@@ -113,8 +114,15 @@
     $("view").onchange = () => {
       state.view = $("view").value;
       $("clip-choice").hidden = !["all", "render"].includes(state.view);
-      if (stage) stage.setView(state.view);
+      if (scene.surface) showSurface(state.view === "surface");
+      if (stage && state.view !== "surface") stage.setView(state.view);
     };
+    if (scene.surface) {
+      $("surface-view").onchange = () => cortex && cortex.setView($("surface-view").value);
+      $("surface-shape").onchange = () => cortex && cortex.setShape($("surface-shape").value);
+      $("cortex").addEventListener("keydown", keyed);
+      new ResizeObserver(() => { if (onSurface()) cortex.draw(2); }).observe($("cortex"));
+    }
     $("side").onclick = () => {
       state.radiological = !state.radiological;
       if (stage) stage.setSide(state.radiological);
@@ -215,6 +223,7 @@
       images.get(keyOf(layer)).img.set(
         factor > 1 ? viewmath.refine(steps(), layer.shape, factor) : steps());
     }
+    projectMap();
     $("frame").value = state.frame;
     thresholdFromPercentile();
     const stamp = layer.frame_stamps[Math.min(state.frame, layer.frame_stamps.length - 1)];
@@ -262,6 +271,34 @@
     $("play").textContent = "Play";
   }
 
+  // ---- the cortical surface, made when it is first asked for
+
+  const onSurface = () => state.view === "surface" && cortex !== null;
+
+  async function showSurface(wanted) {
+    $("cortex").hidden = $("surface-label").hidden = !wanted;
+    $("screen").classList.toggle("cortical", wanted);
+    document.querySelectorAll(".of-surface").forEach((part) => { part.hidden = !wanted; });
+    document.querySelectorAll(".of-slices").forEach((part) => { part.hidden = wanted; });
+    if (!wanted) return;
+    if (!cortex) {
+      const bytes = await gunzip(scene.surface.data);
+      cortex = cortex || surface.create($("cortex"), scene.surface, bytes, goTo);
+    }
+    projectMap();
+    cortex.setPlace(place);
+    paint();
+  }
+
+  function projectMap() {
+    if (!onSurface() || !shown) return;
+    cortex.setMap({
+      steps: steps(), shape: shown.shape, affine: shown.affine, blocks: state.blocks,
+    });
+    $("surface-label").textContent =
+      scene.surface.label + (cortex.outside() ? ". Dark: outside the model’s input" : "");
+  }
+
   // ---- looks
 
   function thresholdFromPercentile() {
@@ -288,6 +325,15 @@
       stage.paint({
         low: low / layer.slope, top: top / layer.slope, signed: layer.signed, sign: state.sign,
         colours: state.colours, fade: state.below === "fade", opacity: state.opacity,
+      });
+    }
+    if (onSurface()) {
+      const pair = COLOURS[state.colours];
+      cortex.paint({
+        low: low / layer.slope, top: top / layer.slope, opacity: state.opacity,
+        fade: state.below === "fade",
+        positive: state.sign === "negative" ? null : pair.positive,
+        negative: state.sign === "positive" || !layer.signed ? null : pair.negative || pair.positive,
       });
     }
     paintBar(COLOURS[state.colours], layer, top);
@@ -339,7 +385,7 @@
     if (!step) return;
     event.preventDefault();
     event.stopPropagation();
-    const flip = state.radiological ? -1 : 1;
+    const flip = state.radiological && !onSurface() ? -1 : 1;
     goTo([place[0] + flip * step[0], place[1] + step[1], place[2] + step[2]]);
   }
 
@@ -349,6 +395,7 @@
     if (!layer || !decoded.has(layer)) return;
     $("readout").textContent = readout(layer);
     if (scene.atlas) nameRegion();
+    if (onSurface()) cortex.setPlace(place);
     ["x", "y", "z"].forEach((axis, n) => {
       if (document.activeElement !== $(axis)) $(axis).value = Math.round(place[n]);
     });
@@ -521,7 +568,7 @@
   // The canvas with scale, words and stamp: a picture must say what it is when it stands alone.
   function savePicture() {
     const layer = scene.layers[state.layer];
-    const shot = stage.snapshot();
+    const shot = onSurface() ? $("cortex") : stage.snapshot();
     const unit = Math.max(1, shot.width / 1000);
     const picture = document.createElement("canvas");
     picture.width = shot.width;
@@ -541,8 +588,9 @@
       scene.methods[layer.method].title + " · " + layer.title +
         (layer.kind === "volumes" ? " · volume " + (state.frame + 1) : ""),
       $("readout").textContent.replace(/\s+/g, " ") + " · threshold " + $("threshold-text").textContent,
-      (state.radiological ? "Radiological: left is on the right" : "Neurological: left is left") +
-        " · evidence of this model, not BOLD · " + $("background").selectedOptions[0].textContent,
+      onSurface() ? $("surface-label").textContent + " · evidence of this model, not BOLD"
+        : (state.radiological ? "Radiological: left is on the right" : "Neurological: left is left") +
+          " · evidence of this model, not BOLD · " + $("background").selectedOptions[0].textContent,
     ];
     lines.forEach((line, n) => pen.fillText(line, 16 * unit, y + (28 + 24 * n) * unit,
       picture.width - 32 * unit));
@@ -612,10 +660,14 @@
     return images.get(keyOf(layer));
   }
 
-  async function unpack(base64) {
+  function gunzip(base64) {
     const packed = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const bytes = await new Response(stream).arrayBuffer();
+    return new Response(stream).arrayBuffer();
+  }
+
+  async function unpack(base64) {
+    const bytes = await gunzip(base64);
     return { bytes, offset: new DataView(bytes).getFloat32(108, true) }; // NIfTI: vox_offset
   }
 

@@ -207,7 +207,7 @@
   }
 
   const viewmath = {
-    thresholdAt, percentileAt, frameOf, voxelAt, worldAt, indexOf, peakOf, signed, unsigned,
+    thresholdAt, percentileAt, frameOf, voxelAt, worldAt, indexOf, peakOf, solve3, signed, unsigned,
     colourAt, refinedGrid, refine, nifti,
     niftiOfValues,
   };
