@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -15,9 +16,21 @@ from scipy.stats import pearsonr, spearmanr
 
 from fake_run import SMALL, fake_run, flat_background
 from g3dvit.cli import main
-from g3dvit.compare import CompareOptions, agreement, compare_maps, disagreements, load_reference
+from g3dvit.compare import (
+    CompareOptions,
+    Comparison,
+    add_to_run,
+    agreement,
+    compare_maps,
+    compare_reference,
+    disagreements,
+    load_reference,
+    open_reference,
+    tables_of,
+)
 from g3dvit.compare.agreement import highest, with_signs
-from g3dvit.errors import GridError, ImageError, InputError
+from g3dvit.compare.faithful import evaluation_beside
+from g3dvit.errors import GridError, ImageError, InputError, OutputError
 from g3dvit.folders import output_folder
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
@@ -214,7 +227,7 @@ def test_the_command_compares_a_run_and_the_page_shows_it(
     said = capsys.readouterr()
     assert "nothing is warped" in said.err
     table = pd.read_csv(run_folder / "tables" / "compare.tsv", sep="\t").set_index("map")
-    best = table["spearman"].idxmax()
+    best = table["pearson"].idxmax()  # of two noisy maps with one peak
     assert "right" in best and "frozen" in best and table["dice_5"][best] > 0.2
     frozen = table[[("frozen" in name) for name in table.index]]
     assert (frozen["srg"] == 3.5).all() and (frozen["relative_srg"] == 0.9).all()
@@ -251,3 +264,128 @@ def test_a_real_z_map_agrees_with_itself_and_less_with_its_mirror_image() -> Non
     found = compare_maps(one, values, grid, options=CompareOptions(n_surrogates=99))
     assert found.found.spearman > 0.99 and found.found.p_spearman == pytest.approx(0.01)
     assert found.mirrored < found.found.spearman
+
+
+def test_a_thresholded_reference_is_compared_in_the_whole_brain() -> None:
+    reference = smooth(2)
+    cut = np.where(reference > np.percentile(reference, 85), reference, 0)
+    own = relevance(1)
+    unknown = compare_maps(own, cut, GRID, options=NO_P)
+    assert "--mask" in unknown.warnings[0] and unknown.found.n_places < 0.2 * own.data.size
+    template = RelevanceMap(own.data, GRID, {"space": "MNI152NLin6Asym"})
+    known = compare_maps(template, cut, GRID, options=NO_P)
+    whole = compare_maps(template, reference, GRID, options=NO_P)
+    assert known.found.n_places == whole.found.n_places and "template's brain" in known.rule
+    inside = known.places
+    assert known.found.spearman == pytest.approx(spearmanr(own.data[inside], cut[inside]).statistic)
+    given = compare_maps(own, cut, GRID, mask=(np.ones(SHAPE, bool), GRID), options=NO_P)
+    assert given.found.n_places == own.data.size and "mask given" in given.rule
+    outside = reference.copy()
+    outside[:3] = 0  # not thresholded: its field of view ends there
+    partly = compare_maps(own, outside, GRID, mask=(np.ones(SHAPE, bool), GRID), options=NO_P)
+    assert partly.found.n_places == own.data[3:].size
+
+
+def test_a_coarser_reference_is_not_interpolated_up() -> None:
+    own = relevance(1)
+    affine = GRID.affine @ np.diag([2.0, 1, 2, 1])
+    affine[:3, 3] = GRID.vox2world(np.array([0.5, 0, 0.5]))
+    coarse = ImageGrid((4, 9, 3), affine)
+    values = np.random.default_rng(0).standard_normal(coarse.shape)
+    found = compare_maps(own, values, coarse, options=NO_P)
+    assert found.found.n_places == values.size and "is coarser than the map" in found.warnings[0]
+    means = own.data[:8, :, :6].reshape(4, 2, 9, 3, 2).mean(axis=(1, 4))
+    np.testing.assert_allclose(found.relevance.data, means, atol=1e-6)
+    assert found.found.pearson == pytest.approx(pearsonr(means.ravel(), values.ravel()).statistic)
+    assert found.relevance.resolution_mm == pytest.approx((30, 14, 32))
+
+
+def test_another_models_voxel_map_counts_with_its_patches(tmp_path: Path) -> None:
+    values, grid = reference_on("RAS")
+    other = RelevanceMap(values.astype(np.float32), grid, {"space": "T1w"}, (30.0, 30.0, 30.0))
+    path = other.save(tmp_path / "other_relevance.nii.gz")
+    opened = open_reference(path)
+    assert opened.resolution_mm == (30, 30, 30) and opened.space == "T1w"
+    one = RelevanceMap(smooth(0).astype(np.float32), GRID, {"space": "MNI152"})
+    found = compare_reference(one, opened, name="map", options=NO_P)
+    np.testing.assert_allclose(found.relevance.grid.voxel_sizes, 30)
+    assert any("nothing is warped" in word for word in found.warnings)
+    path.with_name("other_relevance.json").write_text("[1, 2]")
+    assert open_reference(path).resolution_mm == (0, 0, 0)
+
+
+def test_values_that_are_no_numbers_are_left_out() -> None:
+    data = smooth(4).astype(np.float32)
+    data[0, 0, 0] = np.nan
+    reference = smooth(5)
+    found = compare_maps(RelevanceMap(data, GRID), reference, GRID, options=NO_P)
+    kept = np.isfinite(data)
+    assert found.found.spearman == pytest.approx(spearmanr(data[kept], reference[kept]).statistic)
+    assert "no numbers" in found.warnings[0]
+
+
+def test_opposite_maps_are_not_called_swapped() -> None:
+    x = GRID.vox2world(np.moveaxis(np.indices(SHAPE), 0, -1))[..., 0]
+    one = RelevanceMap((-np.sin(x / 20 + 1) + 0.05 * smooth(3)).astype(np.float32), GRID)
+    found = compare_maps(one, np.sin(x / 20 + 1), GRID, options=NO_P)
+    assert found.found.spearman < -0.9 < found.mirrored < 0.3
+    assert found.warnings == ()
+
+
+def test_ties_are_not_broken_by_the_order_in_the_file() -> None:
+    points = GRID.vox2world(np.argwhere(np.ones(SHAPE, bool)))
+    one, other = np.zeros(504), np.zeros(504)
+    one[-20:-10] = np.arange(1, 11)
+    other[-10:] = np.arange(1, 11)
+    found = agreement(one, other, points, n_surrogates=0, shares=(0.1,)).overlaps[0]
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(400):  # ties broken at random
+        a, b = (set(np.lexsort((rng.random(504), v))[-50:]) for v in (one, other))
+        drawn.append(len(a & b) / 50)
+    assert found.dice == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) / 20)
+    assert highest(one, 0.1).sum() == 10  # the 40 others could be any
+
+
+def test_an_evaluation_is_read_beside_agreement(tmp_path: Path) -> None:
+    def compared(method: str, seed: int) -> Comparison:
+        about = {"method": method, "model": {"weights_sha256": "a" * 64}}
+        one = RelevanceMap((smooth(seed) + smooth(7)).astype(np.float32), GRID, about)
+        found = compare_maps(
+            one, smooth(seed), GRID, names=(method, "glm"), options=CompareOptions(n_surrogates=39)
+        )
+        return found if seed == 1 else replace(found, found=replace(found.found, spearman=0.1))
+
+    pair = [compared("token_gradcam", 1), compared("frozen_gate", 2)]
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    about = {"generator": {"name": "g3dvit"}, "model_sha256": "a" * 64}
+    (folder / "evaluation.json").write_text(json.dumps(about))
+    (folder / "evaluation.tsv").write_text(
+        "map\tsrg\trelative_srg\trelative_srg_low\nfrozen_gate\t3\t.8\t.5\ntoken_gradcam\t.1\t0\t-.2\n"
+    )
+    numbers = tables_of(pair, evaluation=folder)[0]
+    assert "shown to be faithful" in numbers.frame["reading"][0]
+    assert "token_gradcam agrees most with glm" in numbers.note
+    assert "read frozen_gate" in numbers.note and "no p is below 0.025" in numbers.note
+    assert evaluation_beside(tmp_path / "maps", pair) == folder
+    about["model_sha256"] = "b" * 64
+    (folder / "evaluation.json").write_text(json.dumps(about))
+    assert evaluation_beside(tmp_path / "maps", pair) is None
+    with pytest.raises(OutputError, match="another model"):
+        tables_of(pair, evaluation=folder)
+    (folder / "evaluation.json").write_text("{}")
+    with pytest.raises(OutputError, match="evaluate -o"):
+        tables_of(pair, evaluation=folder)
+
+
+def test_nothing_is_left_of_a_comparison_that_fails(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()}
+    values, grid = reference_on("RAS")
+    found = compare_maps(relevance(), values, grid, options=NO_P)
+    monkeypatch.setattr("g3dvit.compare.write.comparison_with_reference", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        add_to_run([found], run_folder, flat_background(SMALL.volume), overwrite=True)
+    assert {p: p.read_bytes() for p in run_folder.rglob("*") if p.is_file()} == before

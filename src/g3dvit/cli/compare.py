@@ -54,8 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write tables and figures and print their paths."""
     from g3dvit.cli.talk import progress_bar, say
-    from g3dvit.compare import CompareOptions, add_to_run, write_comparison
+    from g3dvit.compare import CompareOptions, add_to_run, summary, write_comparison
+    from g3dvit.compare.faithful import evaluation_beside, load_faithfulness
     from g3dvit.compare.sources import background_of, compare_folder, compare_one
+    from g3dvit.compare.write import check_run_folder
     from g3dvit.errors import InputError
     from g3dvit.folders import check_output
     from g3dvit.regions import load_atlas, load_mask
@@ -66,8 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("a comparison of a run goes into its own folder; leave out -o")
     if not is_run and not output:
         raise InputError("the comparison of a single map needs a folder to go to: -o DIR")
-    if not is_run:
+    if is_run:
+        check_run_folder(arguments.map, overwrite=arguments.overwrite)
+    else:
         check_output(output, overwrite=arguments.overwrite)
+    evaluation = arguments.evaluation
+    if evaluation:
+        load_faithfulness(evaluation)  # before any work
     options = CompareOptions(
         signs=arguments.signs,
         shares=tuple(percent / 100 for percent in arguments.top),
@@ -90,6 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
             found = compare_one(arguments.map, arguments.references, mask=mask, options=options)
     for warning in dict.fromkeys(w for one in found for w in one.warnings):
         say(f"warning: {warning}")
+    if is_run and not evaluation:
+        evaluation = evaluation_beside(arguments.map, found)
+        if evaluation:
+            say(f"faithfulness is from {evaluation}, which measured the same model")
+    for line in summary(found):
+        say(line)
     background = background_of(arguments.map, found[0])
     if is_run:
         written = add_to_run(
@@ -97,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.map,
             background,
             atlas=atlas,
-            evaluation=arguments.evaluation,
+            evaluation=evaluation,
             overwrite=arguments.overwrite,
         )
         for path in written:
@@ -110,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
                 output,
                 background,
                 atlas=atlas,
-                evaluation=arguments.evaluation,
+                evaluation=evaluation,
                 overwrite=arguments.overwrite,
             )
         )

@@ -17,7 +17,13 @@ from g3dvit.compare.job import (
     disagreements,
 )
 from g3dvit.compare.places import Reference, load_reference, open_reference
-from g3dvit.compare.write import add_to_run, agreement_table, tables_of, write_comparison
+from g3dvit.compare.write import (
+    add_to_run,
+    agreement_table,
+    summary,
+    tables_of,
+    write_comparison,
+)
 
 __all__ = [
     "SHARES",
@@ -37,6 +43,7 @@ __all__ = [
     "disagreements",
     "load_reference",
     "open_reference",
+    "summary",
     "tables_of",
     "write_comparison",
 ]

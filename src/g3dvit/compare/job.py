@@ -27,7 +27,7 @@ from g3dvit.errors import GridError, InputError
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
 from g3dvit.regions import RegionWeights, region_weights
-from g3dvit.regions.job import space_of
+from g3dvit.regions.spaces import space_of
 from g3dvit.shown import Parcellation
 
 #: A mirrored reference that agrees this well, and by this much better than as it is, says that

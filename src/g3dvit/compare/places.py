@@ -155,10 +155,10 @@ def common_ground(
     data = np.asarray(relevance.data, dtype=np.float64)
     finite = np.isfinite(data)
     one = replace(relevance, data=np.where(finite, data, 0).astype(np.float32), companions={})
-    theirs = _blocks(reference.grid, reference.resolution_mm, reference.values != 0)
-    edge = 1
+    theirs = _blocks(reference.grid, reference.resolution_mm)
+    edge = coarse_blocks(one.grid, one.data != 0).edge if one.data.any() else 1
     while True:
-        own = _blocks(one.grid, one.resolution_mm, one.data != 0, edge)
+        own = _blocks(one.grid, one.resolution_mm, edge)
         coarser = theirs.voxel_volume_mm3 > 1.001 * own.voxel_volume_mm3
         ground = _on(theirs if coarser else own, one, finite, reference, mask, space)
         if coarser or ground.places.sum() <= MAX_POINTS:
@@ -269,13 +269,10 @@ def _hull(there: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return inside.reshape(there.shape)
 
 
-def _blocks(
-    grid: ImageGrid, resolution_mm: Resolution, there: NDArray[np.bool_], fewest: int = 1
-) -> ImageGrid:
-    """Return the grid of a map's patches: of its own resolution, or few enough for surrogates."""
+def _blocks(grid: ImageGrid, resolution_mm: Resolution, fewest: int = 1) -> ImageGrid:
+    """Return the grid of a map's patches: of its own resolution, at least `fewest` voxels wide."""
     sizes = np.asarray(resolution_mm) / grid.voxel_sizes
     edges = np.maximum(fewest, np.rint(sizes)).astype(int)
-    edges = np.maximum(edges, coarse_blocks(grid, there).edge if there.any() else 1)
     if (edges == 1).all():
         return grid
     shape = tuple(int(np.ceil(n / e)) for n, e in zip(grid.shape, edges, strict=True))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from g3dvit.compare import faithful
 from g3dvit.compare.figure import comparison_with_reference
 from g3dvit.compare.job import PLACE_COLUMNS, Comparison, disagreements
 from g3dvit.errors import OutputError
-from g3dvit.folders import note_files, output_folder, write_whole
+from g3dvit.folders import note_files, output_folder
 from g3dvit.saved_runs import TABLES, save_table
 from g3dvit.shown import Background, Parcellation, ResultTable
 
@@ -29,15 +31,15 @@ COLUMNS = {
     "n_places": "Patches that were compared",
     "n_surrogates": "Random maps; no p is below 1 / (1 + this)",
     "signs": "What was compared: signed values, their positive part, or their size",
-    "srg": "From g3dvit evaluate: score kept removing the lowest first, less the highest first",
-    "relative_srg": "From g3dvit evaluate: SRG from random order (0) to removal oracle (1)",
+    "where": "How the compared patches were chosen",
+    **faithful.COLUMNS,
     "warnings": "What a reader must see",
 }
 _NOTE = (
     "Agreement with outside evidence and faithfulness to the model are two things. A map that "
     "agrees with a GLM need not be what the model uses, and a faithful map may show that the model "
     "uses something else (Thomas, Ré and Poldrack 2023). p is about this pair of maps, not about "
-    "people."
+    "people, and it is not corrected for the number of maps and references."
 )
 
 
@@ -56,9 +58,8 @@ def agreement_table(
     Raises
     ------
     OutputError
-        If the folder holds no evaluation.
+        If the folder holds no evaluation, or one of another model.
     """
-    faithful = _faithfulness(evaluation)
     rows = []
     for one in comparisons:
         found = one.found
@@ -79,13 +80,16 @@ def agreement_table(
             "n_places": found.n_places,
             "n_surrogates": found.n_surrogates,
             "signs": one.options.signs,
+            "where": one.rule,
         }
-        if evaluation is not None:
-            method = str(one.relevance.metadata.get("method", ""))
-            row |= faithful.get(method, {"srg": np.nan, "relative_srg": np.nan})
-        row["warnings"] = "; ".join(one.warnings) or "n/a"
         rows.append(row)
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    if evaluation is not None:
+        found_of = faithful.load_faithfulness(evaluation)
+        faithful.check_model(comparisons, found_of)
+        faithful.with_faithfulness(frame, _methods(comparisons), found_of)
+    frame["warnings"] = ["; ".join(one.warnings) or "n/a" for one in comparisons]
+    return frame
 
 
 def tables_of(
@@ -103,8 +107,13 @@ def tables_of(
         places.append(frame)
     columns = {str(c): COLUMNS.get(str(c), _dice_words(str(c))) for c in numbers.columns}
     title = "Agreement with outside evidence"
+    note = " ".join([*_words_of_p(comparisons), _NOTE])
+    if evaluation is not None:
+        note += f" {faithful.disagreement(numbers, _methods(comparisons))}".rstrip()
+        if not faithful.check_model(comparisons, faithful.load_faithfulness(evaluation)):
+            note += " Whether the evaluation measured the same model is not recorded."
     return [
-        ResultTable("compare", title, "comparison", numbers, _NOTE, columns),
+        ResultTable("compare", title, "comparison", numbers, note, columns),
         ResultTable(
             "compare-places",
             "Where map and reference differ",
@@ -114,6 +123,17 @@ def tables_of(
             {"of": "Map of the model", **PLACE_COLUMNS},
         ),
     ]
+
+
+def summary(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return a line for each comparison, and what its p is worth."""
+    lines = [
+        f"{one.name} and {one.reference_name}: Spearman {one.found.spearman:.2f}"
+        + (f", p = {one.found.p_spearman:.3g}" if one.found.n_surrogates else "")
+        + f"; {one.found.n_places} patches, {one.rule}; {one.options.signs} values"
+        for one in comparisons
+    ]
+    return [*lines, *(f"{words} p is about this pair." for words in _words_of_p(comparisons))]
 
 
 def write_comparison(
@@ -151,44 +171,57 @@ def add_to_run(
         If a comparison is there and `overwrite` is False.
     """
     folder = Path(folder)
-    tables = tables_of(comparisons, atlas=atlas, evaluation=evaluation)
-    there = [folder / TABLES / f"{t.name}.tsv" for t in tables if t.name == "compare"]
-    if any(path.exists() for path in there) and not overwrite:
-        raise OutputError(f"{there[0]} exists; replace the comparison with --overwrite")
-    written = [save_table(table, folder, TABLES) for table in tables]
-    beside = [path.with_suffix(".json") for path in written]
-    for number, one in enumerate(comparisons, 1):
-        written += _draw(one, background, folder, number)
-    note_files(folder, [*written, *beside])
-    return written
-
-
-def _draw(one: Comparison, background: Background, folder: Path, number: int) -> list[Path]:
-    figure = comparison_with_reference(one, background)
-    paths = [folder / FIGURES / f"compare-{number}.{kind}" for kind in ("png", "svg")]
-    for path in paths:
-        kind = path.suffix[1:]
-        write_whole(path, lambda part, kind=kind: figure.savefig(part, format=kind, dpi=150))  # type: ignore[misc]
-    return paths
-
-
-def _faithfulness(evaluation: str | Path | None) -> dict[str, dict[str, float]]:
-    """Return SRG of each method that an evaluation measured."""
-    if evaluation is None:
-        return {}
-    folder = Path(evaluation)
+    check_run_folder(folder, overwrite=overwrite)
+    part = Path(tempfile.mkdtemp(prefix=".compare.", dir=folder))
     try:
-        json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["generator"]
-        table = pd.read_csv(folder / "evaluation.tsv", sep="\t", na_values=["n/a"])
-        names = table["map"] if "map" in table else table[table.columns[0]]
-        return {
-            str(name): {"srg": float(row["srg"]), "relative_srg": float(row["relative_srg"])}
-            for name, (_, row) in zip(names, table.iterrows(), strict=True)
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(
-            f"{folder} is not what `g3dvit evaluate -o` wrote; name that folder"
-        ) from error
+        for table in tables_of(comparisons, atlas=atlas, evaluation=evaluation):
+            save_table(table, part, TABLES)
+        for number, one in enumerate(comparisons, 1):
+            _draw(one, background, part, number)
+        made = sorted(path.relative_to(part) for path in part.rglob("*") if path.is_file())
+        for old in (folder / FIGURES).glob("compare-[0-9]*.*"):
+            old.unlink()  # of an older comparison with more maps
+        for name in made:
+            (folder / name).parent.mkdir(exist_ok=True)
+            os.replace(part / name, folder / name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    written = [folder / name for name in made]
+    note_files(folder, written)
+    return [path for path in written if path.suffix != ".json"]
+
+
+def check_run_folder(folder: str | Path, *, overwrite: bool = False) -> None:
+    """Refuse a run that holds a comparison already, before any work is done.
+
+    Raises
+    ------
+    OutputError
+        If a comparison is there and `overwrite` is False.
+    """
+    folder = Path(folder)
+    there = [folder / TABLES / f"{name}.tsv" for name in ("compare", "compare-places")]
+    there += (folder / FIGURES).glob("compare-[0-9]*.*")
+    found = next((path for path in there if path.exists()), None)
+    if found is not None and not overwrite:
+        raise OutputError(f"{found} exists; replace the comparison with --overwrite")
+
+
+def _draw(one: Comparison, background: Background, folder: Path, number: int) -> None:
+    figure = comparison_with_reference(one, background)
+    (folder / FIGURES).mkdir(exist_ok=True)
+    for kind in ("png", "svg"):
+        figure.savefig(folder / FIGURES / f"compare-{number}.{kind}", dpi=150)
+
+
+def _methods(comparisons: Sequence[Comparison]) -> list[str]:
+    return [faithful.method_of(one) for one in comparisons]
+
+
+def _words_of_p(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return how many surrogates there were, and the smallest p that they can give."""
+    counts = sorted({one.found.n_surrogates for one in comparisons if one.found.n_surrogates})
+    return [f"{n} random maps: no p is below {1 / (1 + n):.2g}." for n in counts]
 
 
 def _dice_words(name: str) -> str:
