@@ -508,9 +508,9 @@ def test_every_control_has_a_name_and_phones_do_not_scroll_sideways(page):
         "&& !e.getAttribute('aria-label') && !e.textContent.trim()).map(e => e.id)"
     )
     assert nameless == []
-    page.resize(400, 800)
+    page.resize(360, 800)
     page.settle()
-    assert page.run("document.documentElement.scrollWidth") <= 400
+    assert page.run("document.documentElement.scrollWidth") <= 360
 
 
 def test_left_is_left_in_an_oblique_mirrored_space(browser, tmp_path):
@@ -716,3 +716,55 @@ def test_picture_of_the_surface_is_saved_with_its_label(surface):
     picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=int)
     assert name.endswith(".png")
     assert red(picture).sum() > 100
+
+
+CONTRASTS = """(() => {
+  const rgb = (text) => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const over = (top, under) => [0, 1, 2].map(
+    (c) => (top[3] ?? 1) * top[c] + (1 - (top[3] ?? 1)) * under[c]);
+  const light = (colour) => colour.map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, c) => sum + v * [0.2126, 0.7152, 0.0722][c], 0);
+  const ground = (e) => {
+    const own = rgb(getComputedStyle(e).backgroundColor);
+    return (own[3] ?? 1) === 1 ? own
+      : over(own, e.parentElement ? ground(e.parentElement) : [255, 255, 255]);
+  };
+  const found = {};
+  for (const e of document.querySelectorAll("body *")) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || e.disabled || !e.getClientRects().length || e.closest("svg, script, noscript")) {
+      continue;
+    }
+    const back = ground(e), ink = over(rgb(getComputedStyle(e).color), back);
+    const [a, b] = [light(ink), light(back)].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) found[e.tagName + "." + e.className + "#" + e.id] = [ratio, ink, back];
+  }
+  return found;
+})()"""
+
+
+def test_every_text_has_the_contrast_that_wcag_asks_for(page):
+    show(page, layer_of(page, kind="class mean", method=1))  # with the stamp
+    assert page.run(CONTRASTS) == {}
+
+
+def test_focus_goes_through_the_page_in_the_order_of_the_page(page):
+    """Tab order is that of the document, nothing jumps, and every stop is visible."""
+    jumpers = page.run("[...document.querySelectorAll('[tabindex]')].filter(e => e.tabIndex > 0)"
+                       ".length")  # fmt: skip
+    assert jumpers == 0
+    page.run("document.activeElement.blur(); scrollTo(0, 0)")
+    visited = []
+    for _ in range(24):
+        for kind in ("keyDown", "keyUp"):
+            page.send("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab",
+                      windowsVirtualKeyCode=9)  # fmt: skip
+        visited.append(page.run("document.activeElement.id || document.activeElement.className "
+                                "|| document.activeElement.getAttribute('href')"))  # fmt: skip
+    assert "skip" in visited
+    order = [name for name in visited if name in ("method", "layer", "view", "gl", "threshold")]
+    assert order == ["method", "layer", "view", "gl", "threshold"]
+    outlined = page.run("getComputedStyle(document.activeElement).outlineStyle")
+    assert outlined != "none"

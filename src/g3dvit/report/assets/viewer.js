@@ -44,7 +44,7 @@
     const nv = new niivue.Niivue({
       backColor: [0, 0, 0, 1],
       crosshairColor: [0.95, 0.85, 0.3, 1],
-      crosshairWidth: 0.5,
+      crosshairWidth: 1,
       crosshairWidthUnit: "mm",
       isColorbar: false,
       show3Dcrosshair: true,
