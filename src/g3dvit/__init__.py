@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from g3dvit.compare import compare_maps
     from g3dvit.errors import G3DError, G3DWarning
     from g3dvit.evaluate.evaluation import evaluate_run
     from g3dvit.explain import Explainer, Explanation
@@ -32,6 +33,7 @@ _HOME = {
     "PatchGrid": "grids",
     "Preparation": "prepare",
     "RelevanceMap": "maps",
+    "compare_maps": "compare",
     "evaluate_run": "evaluate.evaluation",
     "explain_image": "run",
     "load_model": "models",
@@ -51,6 +53,7 @@ __all__ = [
     "PatchGrid",
     "Preparation",
     "RelevanceMap",
+    "compare_maps",
     "evaluate_run",
     "explain_image",
     "load_model",
