@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -16,9 +17,10 @@ from g3dvit.errors import ImageError, InputError, SpaceError
 from g3dvit.folders import check_output, output_folder
 from g3dvit.maps import RelevanceMap
 from g3dvit.outputs import write_run
-from g3dvit.regions import load_atlas, load_mask, regions_of_run
-from g3dvit.regions.job import check_space
+from g3dvit.regions import RegionOptions, load_atlas, load_mask, regions_of_run
+from g3dvit.regions.spaces import check_space, space_of
 from g3dvit.saved_runs import load_run
+from g3dvit.shown import Parcellation
 
 
 def small_run(**more):
@@ -53,7 +55,9 @@ def save(result, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "maps"
-    save(small_run(), folder)
+    with pytest.MonkeyPatch.context() as patch:  # pictures are most of the time, and not used here
+        patch.setattr("g3dvit.outputs._write_figures", lambda *_: [])
+        save(small_run(), folder)
     return folder
 
 
@@ -100,9 +104,10 @@ def test_the_command_adds_tables_to_a_run_and_the_page_shows_them(
 def test_intervals_are_over_blocks_runs_or_subjects(tmp_path: Path) -> None:
     atlas = load_atlas(write_atlas(tmp_path))
     two = small_run(n_runs=2)
-    report = regions_of_run(two, atlas, methods=["frozen_gate"])
+    options = RegionOptions(n_surrogates=0)
+    report = regions_of_run(two, atlas, methods=["frozen_gate"], options=options)
     assert "No intervals" in report.tables[0].note  # 2 runs are too few
-    three = regions_of_run(small_run(n_runs=3), atlas, methods=["frozen_gate"])
+    three = regions_of_run(small_run(n_runs=3), atlas, methods=["frozen_gate"], options=options)
     right = next(t for t in three.tables if t.name == "regions-frozengate-right")
     assert "Intervals are over 3 runs" in right.note
     assert right.frame["mean_low"].notna().all()
@@ -147,6 +152,9 @@ def test_maps_of_subjects_are_combined_and_written_to_a_folder(
         ("index\tname\n1\ta\n1\tb", "stands there twice"),
         ("index\tname\n1\t ", "has no name"),
         ("", "no readable table"),
+        ("index\tname\n1\ta\t\n2\tb\t", "more values than columns"),
+        ("index\tname\n1\t2\ta", "more values than columns"),
+        ("index\tname\n1\n2\tb", "has no name"),
     ],
 )
 def test_tables_that_name_nothing_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -161,6 +169,9 @@ def test_regions_without_a_name_keep_their_number_and_hostile_names_stay_text(
     atlas = load_atlas(write_atlas(tmp_path, text=text))
     assert atlas.names[1] == "<script>alert(1)</script>" and atlas.names[8] == "region 8"
     assert 0 not in atlas.names
+    # A quotation mark that is never closed does not swallow lines.
+    quoted = load_atlas(write_atlas(tmp_path, text='index\tname\n1\t"a\n2\t"b\n'))
+    assert quoted.names[1] == '"a' and quoted.names[2] == '"b'
 
 
 def test_atlases_that_are_none(tmp_path: Path) -> None:
@@ -177,6 +188,9 @@ def test_atlases_that_are_none(tmp_path: Path) -> None:
     for values, message in (
         (np.full((3, 4, 5), 0.4, np.float32), "not whole"),
         (np.zeros((3, 4, 5), np.float32), "holds no region"),
+        (np.full((3, 4, 5), np.inf, np.float32), "not whole"),
+        (np.full((3, 4, 5), -2, np.float32), "negative numbers"),
+        (np.full((3, 4, 5), 1e12, np.float32), "not whole"),
         (np.ones((3, 4, 5, 2), np.float32), "4 axes"),
     ):
         nib.Nifti1Image(values, np.eye(4)).to_filename(broken)
@@ -201,6 +215,101 @@ def test_aal3_names_places_as_is_known() -> None:
         assert atlas.names[int(atlas.labels[at])] == name
     with pytest.raises(SpaceError, match="nothing here warps"):
         check_space("T1w", atlas)
-    check_space("MNI152NLin6Asym", atlas)
-    check_space(None, atlas)
+    assert check_space("MNI152NLin6Asym", atlas) == ""
     assert CLASSES == ("left", "right")
+
+
+@pytest.mark.parametrize(
+    ("space", "name", "says"),
+    [
+        ("MNI152NLin6Asym", "tpl-MNI152NLin6Asym_atlas-X_dseg", None),
+        ("MNI152NLin6Asym", "tpl-MNI152NLin2009cAsym_atlas-X_dseg", "off by some millimetres"),
+        (None, "aal3", "Nothing tells in which space the maps are"),
+        ("MNI152NLin6Asym", "mine", "nothing tells that of the atlas"),
+        ("T1w", "sub-01_space-T1w_dseg", None),
+        ("MNI152NLin6Asym", "sub-01_space-T1w_dseg", SpaceError),
+        ("T1w", "tpl-MNI152NLin6Asym_dseg", SpaceError),
+        ("individual", "schaefer100", SpaceError),
+    ],
+)
+def test_an_atlas_in_another_space_is_refused_or_said(
+    space: str | None, name: str, says: object
+) -> None:
+    atlas = Parcellation(
+        name, np.ones((2, 3, 4), np.int32), SMALL.volume.box((0, 0, 0), (2, 3, 4)), {1: "a"}
+    )
+    if says is SpaceError:
+        with pytest.raises(SpaceError, match="nothing here warps"):
+            check_space(space, atlas)
+    else:
+        assert str(says or "") in check_space(space, atlas)
+        assert bool(says) == bool(check_space(space, atlas))
+
+
+def test_a_class_mean_takes_its_space_from_the_names_of_its_sources() -> None:
+    files = ["/a/sub-1_space-T1w_bold.nii.gz", "/a/sub-2_space-T1w_bold.nii.gz"]
+    assert space_of({"source": files}) == "T1w"
+    assert space_of({"source": [*files, "/a/sub-3_space-MNI152NLin6Asym_bold.nii.gz"]}) is None
+    assert space_of({"source": files[0], "space": "MNI152NLin6Asym"}) == "MNI152NLin6Asym"
+    assert space_of({}) is None
+
+
+def test_subjects_of_a_run_are_compared_one_by_one_and_combined(tmp_path: Path) -> None:
+    run = small_run(n_runs=3)
+    renamed = run.predictions.assign(run=run.predictions["run"].map(
+        {name: f"sub-{n}_{name}" for n, name in enumerate(run.predictions["run"].unique())}
+    ))  # fmt: skip
+    people = replace(run, predictions=renamed)
+    atlas = load_atlas(write_atlas(tmp_path))
+    options = RegionOptions(n_surrogates=99)
+    report = regions_of_run(people, atlas, methods=["frozen_gate"], options=options)
+    table = next(t for t in report.tables if t.name == "regions-frozengate-right")
+    assert "over 3 subjects" in table.note and "too narrow" in table.note
+    assert "each subject's map, combined" in table.note and "single map" not in table.note
+    one = regions_of_run(run, atlas, methods=["frozen_gate"], options=options)
+    alone = next(t for t in one.tables if t.name == "regions-frozengate-right")
+    assert "over 3 runs" in alone.note and "single map" in alone.note
+    assert table.frame["z"].abs().max() > alone.frame["z"].abs().max()
+
+
+def test_maps_that_are_none_are_refused(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    atlas = write_atlas(tmp_path)
+    path = next((run_folder / "class_means").glob("*class-right*res-patch_desc-frozengate*.nii.gz"))
+    series = next((run_folder / "maps").glob("*frozengate*_relevance.nii.gz"))
+    good = RelevanceMap.load(path)
+    bare = tmp_path / "bare_relevance.nii.gz"
+    good.save(bare)
+    bare.with_name("bare_relevance.json").unlink()
+    broken = tmp_path / "broken_relevance.nii.gz"
+    good.save(broken)
+    broken.with_name("broken_relevance.json").write_text("[1, 2")
+    listed = tmp_path / "listed_relevance.nii.gz"
+    good.save(listed)
+    listed.with_name("listed_relevance.json").write_text("[1, 2]")
+    hole = good.data.copy()
+    hole[0, 0, 0] = np.nan
+    holed = replace(good, data=hole).save(tmp_path / "holed_relevance.nii.gz")
+    text = tmp_path / "text.nii.gz"
+    text.write_text("no image")
+    mixed = RelevanceMap.load(series)
+    volumes = {"target": ["left", "right"] * 15}
+    both = replace(mixed, metadata={**mixed.metadata, "volumes": volumes})
+    both.save(tmp_path / "both_relevance.nii.gz")
+    for files, message in (
+        ([bare], "no JSON of g3dvit beside it"),
+        ([broken], "not one that g3dvit wrote"),
+        ([listed], "not one that g3dvit wrote"),
+        ([holed], "not finite"),
+        ([text], "text.nii.gz"),
+        ([tmp_path / "absent.nii.gz"], "absent.nii.gz"),
+        ([atlas], "no JSON of g3dvit"),
+        ([path, path], "given twice"),
+        ([tmp_path / "both_relevance.nii.gz"], "explain left and right"),
+    ):
+        call = ["regions", *map(str, files), "--atlas", str(atlas), "-o", str(tmp_path / "out")]
+        assert main(call) == 1
+        told = capsys.readouterr().err
+        assert message in told and "Traceback" not in told
+    assert not (tmp_path / "out").exists()

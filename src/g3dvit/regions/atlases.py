@@ -7,6 +7,7 @@ places of maps in its own space only.
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,9 +113,17 @@ def read_names(path: Path) -> dict[int, str]:
         If a column is absent, an index is no whole number or stands twice, or a name is empty.
     """
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        # As BIDS has it: a quotation mark is a letter, and no name goes over lines.
+        table = pd.read_csv(
+            path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE
+        )
     except (OSError, ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no readable table of regions: {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise InputError(
+            f"{path} has lines with more values than columns; remove tabs that end a line or stand "
+            "in a name"
+        )
     missing = {"index", "name"} - set(table.columns)
     if missing:
         raise InputError(
@@ -185,11 +194,14 @@ def _parcellation(
     names: Mapping[int, str],
     source: str,
 ) -> Parcellation:
-    labels = np.rint(np.nan_to_num(values.astype(np.float64))).astype(np.int32)
-    if not np.allclose(values, labels, atol=1e-3, equal_nan=False):
+    given = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0, posinf=0.5, neginf=0.5)
+    labels = np.rint(given.clip(-(2**31), 2**31 - 1)).astype(np.int32)
+    if not np.allclose(given, labels, rtol=0, atol=1e-3):
         raise ImageError(
             f"{source} holds numbers that are not whole; an atlas holds region numbers"
         )
+    if labels.min() < 0:
+        raise ImageError(f"{source} holds negative numbers; regions are numbered from 1")
     present = set(np.unique(labels).tolist()) - {0}
     if not present:
         raise ImageError(f"{source} holds no region: every voxel is 0")

@@ -7,19 +7,21 @@ described; nothing is concluded about others.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from g3dvit.errors import GridError, InputError, SpaceError
+from g3dvit.errors import GridError, ImageError, InputError
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
+from g3dvit.nifti import nifti_stem
 from g3dvit.regions.clusters import CLUSTER_COLUMNS, cluster_table, threshold_of
+from g3dvit.regions.spaces import check_space, space_of
 from g3dvit.regions.tables import (
     COLUMNS,
     RegionOptions,
@@ -94,7 +96,8 @@ def regions_of_maps(
     Parameters
     ----------
     maps
-        Files that g3dvit wrote. A 4D map counts as its mean, and gets a time course.
+        Files that g3dvit wrote, with the JSON beside them. A 4D map counts as its mean, and gets a
+        time course; all its volumes explain one target.
     atlas
         In the space of the maps.
     mask : (i, j, k) and its grid
@@ -107,12 +110,17 @@ def regions_of_maps(
     Raises
     ------
     InputError
-        If the maps are of different methods or targets, or a space does not fit.
+        If the maps are of different methods or targets, one is given twice, or its JSON is absent.
+    SpaceError
+        If a space does not fit.
     """
-    loaded = [RelevanceMap.load(path) for path in maps]
+    if not maps:
+        raise InputError("a table of regions takes at least one map")
+    if len({Path(path).resolve() for path in maps}) < len(maps):
+        raise InputError("a map is given twice; every map counts as one subject")
+    loaded = [_load(Path(path)) for path in maps]
     _check_alike(loaded, [Path(path).name for path in maps])
-    for one in loaded:
-        check_space(space_of(one.metadata), atlas)
+    spaces = dict.fromkeys(check_space(space_of(one.metadata), atlas) for one in loaded)
     flat = [_mean_over_time(one) for one in loaded]
     weights = region_weights(atlas, flat[0].grid)
     inside = _mask_on(mask, weights)
@@ -125,6 +133,7 @@ def regions_of_maps(
     units = flat if len(flat) > 1 else []
     frame = region_table(flat, weights, mask=inside, units=units, options=options)
     note = note_of(frame, atlas, flat[0], options, len(flat), len(units), "subjects")
+    note = " ".join((note, *filter(None, spaces)))
     mean = replace(flat[0], data=np.mean([m.data for m in flat], axis=0), companions={})
     tables = [ResultTable("regions", f"{title}: {about}", "regions", frame, note, COLUMNS)]
     tables.append(_clusters("clusters", title, mean, weights, inside, clusters))
@@ -164,9 +173,11 @@ def regions_of_run(
     Raises
     ------
     InputError
-        If the run has no maps of a method, or its space does not fit.
+        If the run has no maps of a method.
+    SpaceError
+        If its space does not fit.
     """
-    check_space(result.space, atlas)
+    space = check_space(result.space, atlas)
     chosen = _chosen(result, methods)
     means = [(s, m) for s in chosen for m in s.class_means if m.key.which != "error"]
     weights: RegionWeights | None = None
@@ -179,10 +190,13 @@ def regions_of_run(
             weights = region_weights(atlas, mean.patch.grid)
         inside = _mask_on(mask, weights)
         units, kind = units_of(result, maps, mean)
-        frame = region_table([mean.patch], weights, mask=inside, units=units, options=options)
+        # Of several subjects each counts once, whatever their numbers of volumes.
+        subjects = units if kind == "subjects" and len(units) > 1 else [mean.patch]
+        frame = region_table(subjects, weights, mask=inside, units=units, options=options)
         target = mean.target or result.target
         title = f"{maps.label}, {mean.title}: evidence for “{target}”"
-        note = note_of(frame, atlas, mean.patch, options, 1, len(units), kind)
+        note = note_of(frame, atlas, mean.patch, options, len(subjects), len(units), kind)
+        note = f"{note} {space}".strip()
         if maps.display_only:
             note = f"This map is made to be looked at; take statistics from frozen gates. {note}"
         name = f"{maps.file_label}-{_safe(mean.key.group)}"
@@ -201,35 +215,6 @@ def regions_of_run(
     return RegionReport(tuple(tables), tuple(courses), atlas)
 
 
-def check_space(space: str | None, atlas: Parcellation) -> None:
-    """Refuse maps of a person's own space: an atlas of a template names nothing there.
-
-    Raises
-    ------
-    SpaceError
-        If the space is known and no template's, and the atlas is one of a template.
-    """
-    template = atlas.name.lower() in _TEMPLATE_ATLASES or "MNI" in atlas.name.upper()
-    if space is not None and template and not space.upper().startswith(("MNI", "ICBM", "TAL")):
-        raise SpaceError(
-            f"the maps are in the space {space!r}, the atlas {atlas.name} in that of a template; "
-            "nothing here warps one to the other. Give an atlas in the space of the maps"
-        )
-
-
-_TEMPLATE_ATLASES = (
-    *("aal", "aal3", "schaefer100", "schaefer200", "schaefer400"),
-    *("harvard-oxford", "yeo7", "destrieux"),
-)
-
-
-def space_of(metadata: Any) -> str | None:
-    """Return the space that a map's sidecar tells, or None."""
-    source = metadata.get("source")
-    found = metadata.get("space") or (source.get("space") if isinstance(source, dict) else None)
-    return str(found) if found else None
-
-
 def _chosen(result: RunResult, methods: Sequence[str]) -> list[MapSet]:
     known = [maps.method for maps in result.maps]
     for name in methods:
@@ -241,6 +226,34 @@ def _chosen(result: RunResult, methods: Sequence[str]) -> list[MapSet]:
         return [maps for maps in result.maps if maps.method in methods]
     found = [m for m in result.maps if m.recommended or m.method == "frozen_gate"]
     return found or list(result.maps[:1])
+
+
+def _load(path: Path) -> RelevanceMap:
+    """Read a map and refuse what is none: without its JSON nothing tells how large patches are."""
+    try:
+        one = RelevanceMap.load(path)
+        beside = path.with_name(f"{nifti_stem(path)}.json")
+        told = beside.exists() and "effective_resolution_mm" in json.loads(
+            beside.read_text(encoding="utf-8")
+        ).get("image", {})
+        columns = one.metadata.get("volumes")
+        targets = columns.get("target", ()) if isinstance(columns, dict) else ()
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ImageError(f"the JSON beside {path} is not one that g3dvit wrote: {error}") from error
+    if not told:
+        raise InputError(
+            f"{path} has no JSON of g3dvit beside it, which tells what it is a map of and how "
+            "large its patches are; keep the two files together"
+        )
+    if not np.isfinite(one.data).all():
+        raise ImageError(f"{path} holds values that are not finite; such a map has no mean")
+    several = dict.fromkeys(map(str, targets))
+    if one.n_volumes > 1 and len(several) > 1:
+        raise InputError(
+            f"the volumes of {path} explain {' and '.join(several)}, whose mean means nothing; "
+            "name a class mean, or the folder of the run"
+        )
+    return one
 
 
 def _check_alike(maps: Sequence[RelevanceMap], names: Sequence[str]) -> None:

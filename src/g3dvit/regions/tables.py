@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import sparse
 
 from g3dvit.errors import GridError, InputError
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
 from g3dvit.regions.weights import RegionWeights
-from g3dvit.surrogates import MAX_POINTS, two_sided_p, variogram_surrogates
+from g3dvit.surrogates import two_sided_p, variogram_surrogates
 
 #: What the columns of `region_table` mean.
 COLUMNS = {
@@ -36,6 +38,8 @@ COLUMNS = {
     "covered": "Fraction of the region that lies inside map and mask, 0 to 1",
     "volume_mm3": "Volume of the region in the atlas",
     "smaller_than_patch": "yes where the region's volume is below that of one patch",
+    "z": "Mean against that of random maps as smooth, in their standard deviations: above 0 more "
+    "evidence for the target than chance puts there, below 0 less; of several subjects combined",
     "p": "Two-sided, against random maps as smooth as this one; n/a where there are none",
     "p_corrected": "p corrected over all ranked regions (largest |z| over regions)",
 }
@@ -43,6 +47,8 @@ COLUMNS = {
 #: Regions of which less than this lies in the map are described, not ranked.
 LEAST_COVERED = 0.5
 _DRAWS = 2000
+#: Places of surrogates; finer maps are averaged over cubes of voxels, far below a patch.
+_MOST_BLOCKS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +134,9 @@ def region_table(
     frame["rank"] = _ranks(means, ranked)
     for name, numbers in _intervals(within, units, ranked, options.seed).items():
         frame[name] = numbers
-    p, corrected = _p_values(values, within, inside, ranked, means, options)
-    frame["p"], frame["p_corrected"] = p, corrected
+    frame["z"], frame["p"], frame["p_corrected"] = _p_values(
+        values, within, inside, ranked, options
+    )
     order = np.lexsort((-np.abs(np.nan_to_num(means)), np.nan_to_num(frame["rank"], nan=np.inf)))
     return frame[list(COLUMNS)].iloc[order].reset_index(drop=True)
 
@@ -230,17 +237,18 @@ def _p_values(
     weights: RegionWeights,
     inside: NDArray[np.bool_],
     ranked: NDArray[np.bool_],
-    means: NDArray[np.float64],
     options: RegionOptions,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return p of each ranked region against surrogates, alone and corrected over regions."""
-    p = np.full(len(means), np.nan)
-    corrected = p.copy()
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return z and p of each ranked region against surrogates, p also corrected over regions."""
+    z, p, corrected = np.full((3, len(ranked)), np.nan)
     if not options.n_surrogates or not ranked.any():
-        return p, corrected
+        return z, p, corrected
     blocks = coarse_blocks(weights.grid, inside)
     if len(blocks.coordinates_mm) < 20 or not np.ptp(values[:, inside.ravel()], axis=1).all():
-        return p, corrected  # too few places, or a map without any difference
+        return z, p, corrected  # too few places, or a map without any difference
+    # Regions are read from blocks: a thousand maps of all voxels would not fit into memory.
+    held = (weights.inside_mm3 @ blocks.members)[ranked]
+    held = sparse.diags(1 / np.asarray(held.sum(axis=1)).ravel()) @ held
     observed, null = [], []
     for number, one in enumerate(values):
         surrogates = variogram_surrogates(
@@ -249,19 +257,21 @@ def _p_values(
             n_surrogates=options.n_surrogates,
             seed=options.seed + 1000 * number,
         )
-        fine = blocks.spread(surrogates)
-        made = region_means(weights, fine)[:, ranked]
+        made = (held @ surrogates.T).T
         centre, spread = made.mean(axis=0), np.maximum(made.std(axis=0, ddof=1), 1e-30)
         # Of the map as the surrogates see it, so that both are equally coarse.
-        own = region_means(weights, blocks.spread(blocks.mean_of(one)[None]))[0, ranked]
+        own = held @ blocks.mean_of(one)
         observed.append((own - centre) / spread)
         null.append((made - centre) / spread)
     root = np.sqrt(len(values))
-    z, nulls = np.sum(observed, axis=0) / root, np.sum(null, axis=0) / root
+    found, nulls = np.sum(observed, axis=0) / root, np.sum(null, axis=0) / root
     largest = np.abs(nulls).max(axis=1)
-    p[ranked] = [two_sided_p(float(a), nulls[:, n]) for n, a in enumerate(z)]
-    corrected[ranked] = [(1 + (largest >= abs(a)).sum()) / (1 + len(largest)) for a in z]
-    return p, corrected
+    z[ranked] = found
+    p[ranked] = [two_sided_p(float(a), nulls[:, n]) for n, a in enumerate(found)]
+    alike = (largest >= np.abs(found)[:, None] * (1 - 1e-12)).sum(axis=1)
+    # The middle of p is a median, that of z a mean: a corrected p is never below its own.
+    corrected[ranked] = np.maximum(p[ranked], (1 + alike) / (1 + len(largest)))
+    return z, p, corrected
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -288,20 +298,21 @@ class Blocks:
         blocks = self.of_voxel[inside]
         return np.bincount(blocks, values[inside]) / np.bincount(blocks)
 
-    def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give every voxel its block's value, (maps, blocks) to (maps, voxels); 0 outside."""
-        found = np.zeros((len(values), len(self.of_voxel)))
-        inside = self.of_voxel >= 0
-        found[:, inside] = values[:, self.of_voxel[inside]]
-        return found
+    @property
+    def members(self) -> Any:
+        """Return 1 where a voxel lies in a block, (voxels, blocks) sparse."""
+        at = np.flatnonzero(self.of_voxel >= 0)
+        shape = (len(self.of_voxel), len(self.coordinates_mm))
+        return sparse.csr_matrix((np.ones(len(at)), (at, self.of_voxel[at])), shape=shape)
 
 
-def coarse_blocks(grid: ImageGrid, mask: NDArray[np.bool_], limit: int = MAX_POINTS) -> Blocks:
+def coarse_blocks(grid: ImageGrid, mask: NDArray[np.bool_], limit: int = _MOST_BLOCKS) -> Blocks:
     """Return the smallest cubes of voxels of which at most `limit` lie in a mask."""
     at = np.argwhere(mask)
-    edge = 1
+    edge = max(1, int((len(at) / limit) ** (1 / 3)))
     while True:
-        cells, number = np.unique(at // edge, axis=0, return_inverse=True)
+        cell = np.ravel_multi_index(tuple((at // edge).T), grid.shape)
+        cells, number = np.unique(cell, return_inverse=True)
         if len(cells) <= limit:
             break
         edge += 1

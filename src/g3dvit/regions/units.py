@@ -13,6 +13,8 @@ from g3dvit.regions.tables import RegionOptions
 from g3dvit.run_result import ClassMean, MapSet, RunResult
 from g3dvit.shown import Parcellation
 
+#: Percentile bootstraps of fewer units are visibly too narrow.
+FEW_UNITS = 10
 _DESCRIPTIVE = (
     "Of a single map: it describes this map, and says nothing about other volumes, runs or people."
 )
@@ -71,7 +73,8 @@ def note_of(
         f"{edges} mm, or mostly outside the map, which cannot tell them from their neighbours.",
     ]
     if n_units >= 3:
-        sentences.append(f"Intervals are over {n_units} {kind} (bootstrap).")
+        few = "; of so few they are too narrow" if n_units < FEW_UNITS else ""
+        sentences.append(f"Intervals are over {n_units} {kind} (bootstrap{few}).")
     else:
         sentences.append("No intervals: fewer than 3 units.")
     if options.n_surrogates and frame["p"].notna().any():
@@ -79,7 +82,8 @@ def note_of(
         sentences.append(
             f"p compares {which} with {options.n_surrogates} random maps as smooth (Burt et al. "
             "2020): is so much relevance in this region more than smoothness alone would put "
-            "there? Corrected over ranked regions by the largest |z|."
+            "there, or less? The sign of z tells which. Corrected over the ranked regions of this "
+            "table by the largest |z|, not over classes or methods."
         )
     if n_maps == 1:
         sentences.append(_DESCRIPTIVE)

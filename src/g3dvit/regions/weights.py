@@ -20,6 +20,9 @@ from g3dvit.grids import ImageGrid
 from g3dvit.resampling import parts_of_voxels, voxel_of
 from g3dvit.shown import Parcellation
 
+_MOST_PARTS = 8
+_MOST_LOOKUPS = 2e7
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegionWeights:
@@ -72,28 +75,31 @@ def region_weights(atlas: Parcellation, grid: ImageGrid) -> RegionWeights:
     GridError
         If no region lies on the grid.
     """
-    numbers = np.array(sorted(atlas.names), dtype=np.intp)
-    place = np.full(int(max(numbers.max(), atlas.labels.max())) + 1, -1, dtype=np.intp)
-    place[numbers] = np.arange(len(numbers))
-    labels = np.where(atlas.labels > 0, atlas.labels, 0)
-    counts = np.bincount(place[labels[labels > 0]], minlength=len(numbers))
+    numbers = np.array(sorted(n for n in atlas.names if n > 0), dtype=np.intp)
+    # Rows of the table instead of numbers, which may be any; -1 where there is no region.
+    rows_of = np.searchsorted(numbers, atlas.labels).clip(max=len(numbers) - 1)
+    rows_of = np.where(numbers[rows_of] == atlas.labels, rows_of, -1)
+    labelled = rows_of >= 0
+    counts = np.bincount(rows_of[labelled], minlength=len(numbers))
     fine_atlas = atlas.grid.voxel_volume_mm3 <= grid.voxel_volume_mm3
-    at = np.argwhere(labels > 0) if fine_atlas else np.argwhere(np.ones(grid.shape, dtype=bool))
+    at = np.argwhere(labelled) if fine_atlas else np.argwhere(np.ones(grid.shape, dtype=bool))
     inside = sparse.csr_matrix((len(numbers), int(np.prod(grid.shape))))
     if fine_atlas:
-        parts = parts_of_voxels(atlas.grid, grid)
+        # Of many voxels, fewer parts each: all that counts is how finely regions are divided.
+        most = int(max(1, (_MOST_LOOKUPS / len(at)) ** (1 / 3) // 2)) * 2
+        parts = parts_of_voxels(atlas.grid, grid, most=min(most, _MOST_PARTS))
     else:
         parts = parts_of_voxels(grid, atlas.grid, most=2)
     for corner in parts:
         if fine_atlas:
             found = voxel_of(grid, atlas.grid.vox2world(at + corner))
             held, unit = found >= 0, atlas.grid.voxel_volume_mm3
-            rows, columns = place[labels[labels > 0]][held], found[held]
+            rows, columns = rows_of[labelled][held], found[held]
         else:
             found = voxel_of(atlas.grid, grid.vox2world(at + corner))
-            number = np.where(found >= 0, labels.ravel()[np.maximum(found, 0)], 0)
-            held, unit = number > 0, grid.voxel_volume_mm3
-            rows, columns = place[number[held]], np.flatnonzero(held)
+            row = np.where(found >= 0, rows_of.ravel()[np.maximum(found, 0)], -1)
+            held, unit = row >= 0, grid.voxel_volume_mm3
+            rows, columns = row[held], np.flatnonzero(held)
         part = (np.full(len(rows), unit / len(parts)), (rows, columns))
         inside = inside + sparse.coo_matrix(part, shape=inside.shape).tocsr()
     if not inside.nnz:
