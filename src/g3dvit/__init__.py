@@ -42,7 +42,7 @@ _HOME = {
 }
 
 #: Modules whose functions are called by their own name, such as ``g3dvit.figures.mosaic``.
-_MODULES = ("figures", "regions")
+_MODULES = ("figures", "notebook", "regions")
 
 __all__ = [
     "Explainer",

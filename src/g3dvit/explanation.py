@@ -12,6 +12,7 @@ from torch import Tensor
 
 from g3dvit.diagnose import Check
 from g3dvit.methods import Method
+from g3dvit.shows_itself import ShowsItself
 from g3dvit.targets import ScoreFunction
 
 
@@ -54,7 +55,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Explanation:
+class Explanation(ShowsItself):
     """Maps of one method for a number of volumes.
 
     A target axis and a weighting axis are there only where several were asked for. Everything is

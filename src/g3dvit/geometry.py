@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from g3dvit.grids import Shape3
+from g3dvit.shows_itself import ShowsItself
 
 GradientStatus = Literal["alive", "uniform", "dead"]
 
@@ -65,7 +66,7 @@ class NormLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class Geometry:
+class Geometry(ShowsItself):
     """How a model divides its input into tokens, found by probing it.
 
     Parameters

@@ -23,13 +23,14 @@ from g3dvit.grids import ImageGrid, PatchGrid
 from g3dvit.nifti import nifti_image, nifti_stem, read_nifti, write_nifti, write_together
 from g3dvit.plain import to_json
 from g3dvit.resampling import Interpolation, resample_array
+from g3dvit.shows_itself import ShowsItself
 
 Resolution = tuple[float, float, float]
 _IMAGE = "image"  # the sidecar's key for what describes the file rather than the relevance
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RelevanceMap:
+class RelevanceMap(ShowsItself):
     """Relevance on a grid in the world.
 
     Parameters

@@ -20,6 +20,7 @@ from g3dvit.check_summary import CheckLike, CheckSummary, Verdict, summarise_che
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
 from g3dvit.shown import Background, Display, Parcellation, ResultTable
+from g3dvit.shows_itself import ShowsItself
 
 __all__ = [
     "Background",
@@ -236,7 +237,7 @@ class Recommendation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RunResult:
+class RunResult(ShowsItself):
     """Everything that one call explained.
 
     Parameters
