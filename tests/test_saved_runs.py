@@ -11,7 +11,7 @@ import pytest
 
 from fake_run import SMALL, FakeCheck, small_run
 from g3dvit.cli import main
-from g3dvit.errors import G3DError, OutputError
+from g3dvit.errors import G3DError, OutputError, SpaceError
 from g3dvit.folders import output_folder
 from g3dvit.outputs import write_run
 from g3dvit.remake import remake_page
@@ -170,3 +170,25 @@ def test_folders_of_others_and_of_older_versions_are_refused(out, tmp_path):
 def test_table_names_are_file_names():
     with pytest.raises(G3DError, match="made of letters"):
         ResultTable("../x", "t", "regions", pd.DataFrame())
+
+
+def test_the_page_is_made_with_an_atlas_from_a_file(out, tmp_path):
+    labels = np.zeros(SMALL.volume.shape, np.int16)
+    labels[2:5] = 7
+    path = tmp_path / "own_dseg.nii.gz"
+    nib.save(nib.Nifti1Image(labels, SMALL.volume.affine), path)
+    path.with_name("own_dseg.tsv").write_text("index\tname\n7\tPole <script>\n", encoding="utf-8")
+    page = tmp_path / "named.html"
+    assert main(["report", str(out), "--atlas", str(path), "-o", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert '"names":{"7":"Pole \\u003cscript\\u003e"}' in text
+    assert "Pole \\u003cscript" not in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_templates_atlas_is_refused_in_another_space(out, result, monkeypatch):
+    atlas = Parcellation("AAL3", np.zeros(SMALL.volume.shape, np.int16), SMALL.volume, {1: "a"})
+    monkeypatch.setattr("g3dvit.remake.load_run", lambda _: replace(result, space="T1w"))
+    before = (out / "report.html").read_bytes()
+    with pytest.raises(SpaceError, match="T1w"):
+        remake_page(out, atlas=atlas)
+    assert (out / "report.html").read_bytes() == before
