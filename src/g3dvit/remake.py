@@ -13,7 +13,7 @@ from g3dvit.errors import OutputError
 from g3dvit.folders import GENERATOR
 from g3dvit.grids import ImageGrid
 from g3dvit.nifti import read_nifti, write_together
-from g3dvit.regions.job import check_space
+from g3dvit.regions.spaces import check_space
 from g3dvit.report.page import render_page
 from g3dvit.report.pictures import Picture, in_page, page_pictures
 from g3dvit.report.scene import scene_of

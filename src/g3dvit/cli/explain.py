@@ -214,7 +214,7 @@ def run(arguments: argparse.Namespace) -> int:
     from g3dvit.errors import SpaceError
     from g3dvit.outputs import check_output, output_folder, write_run
     from g3dvit.regions.atlases import load_atlas
-    from g3dvit.regions.job import check_space
+    from g3dvit.regions.spaces import check_space
     from g3dvit.run import explain_run
     from g3dvit.run_result import Display
 
