@@ -21,7 +21,7 @@ from g3dvit.resampling import parts_of_voxels, voxel_of
 from g3dvit.shown import Parcellation
 
 _MOST_PARTS = 8
-_MOST_LOOKUPS = 2e7
+_MOST_LOOKUPS = 6e6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
