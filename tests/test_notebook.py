@@ -192,6 +192,8 @@ def test_hostile_names_stay_text() -> None:
             "td",
             "b",
             "img",
+            "details",
+            "summary",
         }
         for _, attrs in seen.tags:
             assert not [name for name in attrs if name.startswith("on")]
@@ -205,6 +207,25 @@ def test_a_run_says_what_it_recommends_and_what_failed() -> None:
     for words in (f"{right} of 12", "8 x 8 x 9 patches", "rounding noise", "T1w", "simulated"):
         assert words in seen.text, words
     assert sum(tag == "img" for tag, _ in seen.tags) == 1
+
+
+def test_a_check_of_the_whole_run_stamps_its_figure() -> None:
+    from g3dvit.notebook.figures import stamp_run
+    from g3dvit.report.drawing import new_figure
+
+    failed = Check("better than chance", 0.5, None, None, "fail", "It cannot be told from chance.")
+    for checks, stamps in (((failed,), 1), ((PASSED,), 0)):
+        figure = new_figure(6, 3)
+        stamp_run(figure, replace(small_run(), checks=checks))
+        assert len(figure.artists) == stamps
+
+
+def test_many_passed_checks_are_folded_and_failed_ones_are_not() -> None:
+    many = [replace(PASSED, name=f"check {n}") for n in range(9)]
+    html = one_map(checks=[*many, FAILED])._repr_html_()
+    assert "<summary>9 checks passed</summary>" in html
+    assert html.index("FAIL</b>") < html.index("<details>") < html.index("check 0")
+    assert "<details>" not in one_map(checks=[PASSED, FAILED])._repr_html_()
 
 
 def test_a_picture_that_fails_leaves_the_table(monkeypatch) -> None:

@@ -19,6 +19,11 @@ class ShowsItself:
 
     __slots__ = ()
 
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        # IPython prefers the `__repr__` of a dataclass to what the dataclass inherits.
+        cls._repr_pretty_ = ShowsItself._repr_pretty_  # type: ignore[method-assign]
+
     def _repr_html_(self) -> str:
         return str(import_module(RENDERER).html_of(self))
 

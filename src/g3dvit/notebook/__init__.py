@@ -23,7 +23,7 @@ from g3dvit.explanation import Explanation
 from g3dvit.figures import glass_brain, mosaic
 from g3dvit.geometry import Geometry
 from g3dvit.maps import RelevanceMap
-from g3dvit.notebook.figures import patch_figure, stamped
+from g3dvit.notebook.figures import patch_figure, stamp_run, stamped
 from g3dvit.notebook.tables import Row, rows_of, verdict_rows
 from g3dvit.report.words import has_template_space
 from g3dvit.run_result import RunResult
@@ -35,6 +35,7 @@ __all__ = ["MOST_BYTES", "html_of", "show_page", "text_of", "viewer"]
 
 #: A value shows itself in no more than this, so that a notebook with many stays small.
 MOST_BYTES = 150_000
+_MOST_PASSED = 3  # more are folded
 _DOTS = (90, 64, 44)  # per inch; the first whose picture is small enough
 _LOUD = "background:#b3261e;color:#fff;font-weight:bold"
 _MARKS = {"pass": "", "warn": "background:#ffe2a8;color:#3a2600", "fail": _LOUD}
@@ -154,10 +155,17 @@ class _Frame:
 
 
 def _table(rows: Sequence[Row], checks: Sequence[Row]) -> str:
+    """Return a table; where many checks passed, these are folded below it."""
+    passed = [row for row in checks if row.verdict == "pass"]
+    loud = [row for row in checks if row.verdict != "pass"]
+    if len(passed) <= _MOST_PASSED:
+        return _rows([*rows, *loud, *passed])
+    folded = f"<details><summary>{len(passed)} checks passed</summary>{_rows(passed)}</details>"
+    return _rows([*rows, *loud]) + folded
+
+
+def _rows(rows: Sequence[Row]) -> str:
     body = "".join(_row(row) for row in rows)
-    if checks:
-        body += _row(Row("checks", ""))
-        body += "".join(_row(row) for row in checks)
     return f"<table style='border-collapse:collapse;font-size:90%'><tbody>{body}</tbody></table>"
 
 
@@ -193,7 +201,9 @@ def _figure(value: Any) -> tuple[Figure | None, str]:
         if not any(maps.class_means for maps in value.maps):
             return None, ""
         draw = glass_brain if has_template_space(value.space) else mosaic
-        return draw(value), "A class mean of the run"
+        figure = draw(value)
+        stamp_run(figure, value)
+        return figure, "A class mean of the run"
     draw = glass_brain if has_template_space(value.metadata.get("space")) else mosaic
     return draw(stamped(value)), "The map" if value.n_volumes == 1 else "Volume 0 of the map"
 

@@ -10,8 +10,9 @@ import numpy as np
 from g3dvit.explanation import Explanation
 from g3dvit.maps import RelevanceMap
 from g3dvit.notebook.tables import checks_of_map
-from g3dvit.report.drawing import FAILED, colours_of, new_figure
+from g3dvit.report.drawing import FAILED, colours_of, draw_stamp, new_figure
 from g3dvit.report.words import plain_text, stamp_of, wrapped
+from g3dvit.run_result import RunResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +25,13 @@ def stamped(value: RelevanceMap) -> RelevanceMap:
     stamps = [stamp for checks in checks_of_map(value) if (stamp := stamp_of(checks))]
     stamp = value.metadata.get("stamp") or (stamps[0] if stamps else None)
     return replace(value.volume(0), metadata={**value.metadata, "stamp": stamp})
+
+
+def stamp_run(figure: Figure, result: RunResult) -> None:
+    """Stamp the foot of a run's figure where a check of the whole run failed; all maps share it."""
+    failed = [check.name for check in result.checks if check.verdict == "fail"]
+    if failed:
+        draw_stamp(figure, plain_text(f"CHECK FAILED: {', '.join(failed)}"), (0.45, 0.14), size=14)
 
 
 def patch_figure(value: Explanation) -> Figure:
