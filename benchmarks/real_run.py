@@ -142,7 +142,7 @@ def table_of(results: list[dict[str, object]]) -> str:
         "visual localizer, 4 mm, TR 2 s), 45 x 54 x 45 voxels, voxel-wise z-scores over time after",
         "a quadratic trend, patch 9, width 64, depth 2. Balanced accuracy on left-out blocks",
         f"(three or two folds of neighbouring blocks, {GAP} volumes of gap); p from all labellings",
-        "that swap labels within pairs (a block and its rest, or the n-th blocks of the two classes).",
+        "that swap labels within pairs (a block and its rest, or the n-th blocks of two classes).",
         "",
         "This shows that the parts work together on a real run. It says nothing about where:",
         "frontal voxels alone tell picture blocks from rest at about .8. And nothing about people.",

@@ -286,3 +286,13 @@ def test_wrong_input_is_refused_with_words(tmp_path):
         stack_volumes([])
     with pytest.raises(ImageError, match="cannot be read as an image"):
         RelevanceMap.load(tmp_path / "absent.nii.gz")
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]", '{"image": 3}', "\xff"])
+def test_a_sidecar_that_is_none_is_one_clear_error(tmp_path, text):
+    path = RelevanceMap(np.zeros((2, 3, 4)), ImageGrid((2, 3, 4), np.eye(4))).save(
+        tmp_path / "a_relevance.nii.gz"
+    )
+    (tmp_path / "a_relevance.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ImageError, match="the sidecar"):
+        RelevanceMap.load(path)

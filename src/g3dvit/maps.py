@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from g3dvit.errors import GridError, InputError
+from g3dvit.errors import GridError, ImageError, InputError
 from g3dvit.grids import ImageGrid, PatchGrid
 from g3dvit.nifti import nifti_image, nifti_stem, read_nifti, write_nifti, write_together
 from g3dvit.plain import to_json
@@ -177,14 +177,15 @@ class RelevanceMap(ShowsItself):
         Raises
         ------
         ImageError
-            If the file is absent or no NIfTI image of three or four axes.
+            If the file is absent or no NIfTI image of three or four axes, or its sidecar is not
+            one of a map.
         """
         path = Path(path)
         image = read_nifti(path)
         metadata: dict[str, Any] = {}
         sidecar = path.with_name(f"{nifti_stem(path)}.json")
         if sidecar.exists():
-            metadata = json.loads(sidecar.read_text(encoding="utf-8"))
+            metadata = _read_sidecar(sidecar)
         description = metadata.pop(_IMAGE, {})
         data = np.asarray(image.dataobj, dtype=np.float32)
         shape, affine = (data.shape[0], data.shape[1], data.shape[2]), image.affine
@@ -291,6 +292,17 @@ def stack_volumes(maps: Sequence[RelevanceMap], *, t_r: float | None = None) -> 
         companions={n: np.stack([m.companions[n] for m in maps], axis=-1) for n in sorted(names)},
         t_r=t_r,
     )
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    """Return what stands beside a map; other tools put a JSON there too."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ImageError(f"the sidecar {path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get(_IMAGE, {}), dict):
+        raise ImageError(f"the sidecar {path} is not one of a map; it holds no JSON object")
+    return found
 
 
 def _read_only(values: ArrayLike) -> NDArray[np.float32]:
