@@ -74,8 +74,8 @@ def remake_page(
     if background is not None:
         result = _with_background(result, Path(background))
     if atlas is not None:
-        check_space(result.space, atlas)
-        result = replace(result, parcellation=atlas)
+        told = tuple(filter(None, [check_space(result.space, atlas)]))
+        result = replace(result, parcellation=atlas, warnings=(*result.warnings, *told))
     if display is not None:
         result = replace(result, display=display)
     target = folder / PAGE if output is None else Path(output)

@@ -251,8 +251,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if atlas is not None:
         try:
-            check_space(result.space, atlas)
-            result = replace(result, parcellation=atlas)
+            told = tuple(filter(None, [check_space(result.space, atlas)]))
+            result = replace(result, parcellation=atlas, warnings=(*result.warnings, *told))
         except SpaceError as error:  # what was computed is worth more than the names
             say(f"warning: regions are not named: {error}")
     for sentence in result.warnings:
