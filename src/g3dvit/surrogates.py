@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
+from scipy.stats import norm, rankdata
 
 from g3dvit.errors import InputError
 
@@ -104,7 +105,8 @@ def variogram_surrogates(
     seed
         Of all randomness.
     match_values
-        True gives every surrogate exactly the values of the map, in the order of its own.
+        True gives every surrogate exactly the values of the map, in an order whose normal scores
+        have the variogram of the map's normal scores; False matches the variogram of the values.
 
     Returns
     -------
@@ -137,6 +139,11 @@ def variogram_surrogates(
         raise InputError(f"`n_surrogates` is at least 1, was given {n_surrogates}")
     # In units of its own spread, so that no map is too small or too large for float32.
     standard = (given - given.mean()) / given.std()
+    if match_values:
+        # The order of the map is matched, as normal scores: maps of relevance have few large
+        # values, whose variogram smoothing of shuffled values cannot reach.
+        standard = norm.ppf((rankdata(given) - 0.5) / len(given))
+        standard /= standard.std()
     distances = cdist(points, points)
     variogram = _variogram(distances, np.random.default_rng([seed, 0]))
     aim = variogram.of(standard[:, None])[:, 0]
