@@ -42,6 +42,7 @@ def test_every_cell_runs_and_what_it_says_is_so(tmp_path) -> None:
     client = NotebookClient(
         book,
         timeout=900,
+        startup_timeout=300,  # a busy machine takes its time
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},
     )
