@@ -128,6 +128,7 @@ def _write_means(result: RunResult, folder: Path) -> list[tuple[str, str]]:
                 "volumes": mean.key.which,
                 "n": mean.n,
                 "target": mean.target or result.target,
+                "space": result.space,
                 "checks": mean.checks,
                 "stamp": stamp_of(mean.checks),
                 "run_checks": result.checks,
