@@ -63,11 +63,11 @@ def image_of(values: NDArray[np.floating[Any]], affine: NDArray[np.float64]) -> 
     return nib.Nifti1Image(np.asarray(values, dtype=np.float32), affine)
 
 
-def anatomy_of(background: Background) -> nib.Nifti1Image:
-    """Return the picture under a map; nilearn cannot scale one that is the same everywhere."""
+def anatomy_of(background: Background) -> nib.Nifti1Image | None:
+    """Return the picture under a map; None where it is the same everywhere and shows nothing."""
     values = np.array(background.data, np.float32)
     if values.min() == values.max():
-        values[0, 0, 0] -= 1
+        return None
     return image_of(values, background.grid.affine)
 
 

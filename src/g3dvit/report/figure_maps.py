@@ -122,7 +122,7 @@ class Titled:
             title=shows(result, maps, mean),
             subtitle=" · ".join(w for w in (mean.title, caption_of(result.display, [maps])) if w),
             space=result.space,
-            stamp=stamp_of(mean.checks),
+            stamp=stamp_of([*mean.checks, *result.checks]),
         )
 
 

@@ -332,6 +332,7 @@ class Collector:
             described = {
                 **metadata,
                 "source": [str(run.series.path) for run in self._runs],
+                "space": series.space,
                 "target": key.group if own else self._plan.mean_words,
                 "group": {"class": key.group, "volumes": key.which, "n": running.n},
                 "checks": [_check_dict(check) for check in checks],
