@@ -15,6 +15,7 @@ from matplotlib.image import imread
 
 from fake_run import SMALL, fake_run, flat_background, grid_mm, template_background
 from g3dvit import RelevanceMap, figures
+from g3dvit.checks import Check
 from g3dvit.errors import InputError, SpaceError
 from g3dvit.folders import output_folder
 from g3dvit.grids import ImageGrid
@@ -122,6 +123,27 @@ def test_confusion_counts_are_pandas_counts() -> None:
     assert f"Balanced accuracy {np.mean(recall):.2f}" in text
     with pytest.raises(InputError, match="no volume has a label"):
         figures.confusion_matrix(replace(RUN, predictions=table.drop(columns="label")))
+
+
+def test_no_volume_is_dropped_and_a_failed_run_is_stamped() -> None:
+    table = RUN.predictions.copy()
+    table.loc[0, "label"] = "neither"
+    counts = confusion_counts(replace(RUN, predictions=table))
+    assert counts.to_numpy().sum() == len(table) and "neither" in counts.index
+    chance = Check("better than chance", 0.4, None, 0.5, "fail", "This model guesses.")
+    assert "guesses" in words_of(figures.mosaic(replace(RUN, checks=(chance,))))
+    assert "guesses" not in words_of(figures.mosaic(RUN, method="frozen_gate"))
+
+
+def test_values_that_are_no_numbers_are_told() -> None:
+    one = spot((0, -20, 30))
+    values = one.data.copy()
+    values[3, 4, 5] = np.nan
+    text = words_of(figures.mosaic(replace(one, data=values)))
+    assert "1 values are no numbers" in text
+    assert "nan" not in text.lower()  # the colour scale still ends in a number
+    with pytest.raises(InputError, match="no table of regions"):
+        figures.region_bars("nowhere.tsv")
 
 
 def test_the_time_course_draws_the_probabilities() -> None:

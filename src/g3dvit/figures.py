@@ -157,7 +157,11 @@ def region_bars(table: pd.DataFrame | str | Path, *, units: str = "", most: int 
         Regions to draw.
     """
     if not isinstance(table, pd.DataFrame):
-        table = pd.read_csv(table, sep="\t", na_values=["n/a"], keep_default_na=False)
+        path = table
+        try:
+            table = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} is no table of regions that can be read: {error}") from error
     return region_bars_figure(table, units=units, most=most)
 
 

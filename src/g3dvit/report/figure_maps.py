@@ -28,12 +28,12 @@ from g3dvit.report.drawing import (
     framed,
     new_figure,
 )
+from g3dvit.report.figure_numbers import short_name
 from g3dvit.report.words import (
     NOT_BOLD,
     USES_NOT_DIFFERS,
     has_template_space,
     millimetres,
-    plain_text,
     shows,
     stamp_of,
     wrapped,
@@ -162,7 +162,8 @@ def glass_figure(one: Titled, options: MapOptions) -> Figure:
     figure = new_figure(11.0, 3.9)
     draw_glass(figure, shown, (0.02, 0.22, 0.86, 0.55), radiological=options.radiological)
     draw_colour_bar(figure, shown, one.relevance.units, (0.915, 0.3, 0.016, 0.4))
-    _around(figure, one, options, kept)
+    subtitle = f"{one.subtitle} · beyond a twentieth of the scale"
+    _around(figure, replace(one, subtitle=subtitle), options, kept)
     return figure
 
 
@@ -255,6 +256,8 @@ def _shown(one: Titled, options: MapOptions) -> tuple[Shown, float]:
     values = np.asarray(one.relevance.data, dtype=np.float32)
     if values.ndim != 3:
         raise InputError("a figure of a map takes one volume; choose it by its number")
+    # What is no number is not drawn; it is told below the picture.
+    values = np.nan_to_num(values, nan=0, posinf=0, neginf=0)
     size = np.abs(values)
     kept = options.threshold or 0.0
     if options.percentile is not None and size.any():
@@ -282,7 +285,7 @@ def _need_template(one: Titled, reason: str) -> None:
 def _around(figure: Figure, one: Titled, options: MapOptions, kept: float) -> None:
     """Write title, what was done for display, and stamp."""
     height = figure.get_figheight()
-    figure.text(0.02, 1 - 0.2 / height, plain_text(one.title), size=14, weight="bold", va="top")
+    figure.text(0.02, 1 - 0.2 / height, short_name(one.title, 96), size=14, weight="bold", va="top")
     edges = millimetres(one.relevance.resolution_mm)
     subtitle = f"{one.subtitle} · effective resolution {edges}"
     text = wrapped(subtitle, 150)
@@ -291,6 +294,11 @@ def _around(figure: Figure, one: Titled, options: MapOptions, kept: float) -> No
     if kept > 0:
         rule = f"{options.percentile:g}th percentile" if options.percentile is not None else "given"
         sentences.append(f"Hidden below |{kept:.3g}| {one.relevance.units} ({rule}).")
+    missing = int((~np.isfinite(one.relevance.data)).sum())
+    if missing:
+        sentences.append(f"{missing} values are no numbers and are not drawn.")
+    if options.vmax is not None and np.abs(one.relevance.data).max() > options.vmax:
+        sentences.append("Values beyond the scale have its last colour.")
     if options.radiological:
         sentences.append("Radiological: the right side of the brain is on the left.")
     figure.text(

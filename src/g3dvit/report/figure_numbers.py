@@ -52,7 +52,7 @@ def time_course_figure(result: RunResult, *, run: int = 0) -> Figure:
     step = float(np.median(np.diff(time))) if len(time) > 1 else 1.0
     for number, (name, values) in enumerate(zip(names, course["probability"], strict=True)):
         colour = COLOURS[number % len(COLOURS)]
-        axes.plot(time, values, color=colour, lw=1.4, label=plain_text(name))
+        axes.plot(time, values, color=colour, lw=1.4, label=short_name(name, 18))
         labelled = time[np.asarray(course["label"]) == number]
         design.bar(labelled, 1, width=step, color=colour)
     wrong = [
@@ -113,7 +113,7 @@ def region_bars_figure(table: pd.DataFrame, *, units: str = "", most: int = 20) 
         axes.hlines(place, low, high, color="k", lw=1.2)
     corrected = ranked["p_corrected"].to_numpy(float) if "p_corrected" in ranked else np.array([])
     names = [
-        plain_text(str(name)) + (" *" if len(corrected) and corrected[n] < 0.05 else "")
+        short_name(str(name), 34) + (" *" if len(corrected) and corrected[n] < 0.05 else "")
         for n, name in enumerate(ranked["name"])
     ]
     axes.set_yticks(place, names, size=8)
@@ -140,33 +140,43 @@ def confusion_figure(result: RunResult) -> Figure:
         If no volume has a label.
     """
     counts = confusion_counts(result)
-    names = [plain_text(n) for n in counts.index]
+    names = [short_name(n, 20) for n in counts.index]
     number = counts.to_numpy(dtype=float)
     share_of = number / np.maximum(number.sum(axis=1, keepdims=True), 1)
     size = 2.9 + 0.75 * len(names)
     figure = new_figure(size + 0.6, size)
-    axes = figure.add_axes((0.3, 0.27, 0.56, 0.56))
+    axes = figure.add_axes((0.3, 0.34, 0.52, 0.52))
     axes.imshow(share_of, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(counts.shape):
         share = share_of[row, column]
         text = f"{number[row, column]:.0f}\n{100 * share:.0f} %"
         colour = "white" if share > 0.55 else "black"
         axes.text(column, row, text, ha="center", va="center", size=9, color=colour)
-    short = [wrapped(n, 16) for n in names]
-    axes.set_xticks(range(len(names)), short, size=8, rotation=30 if len(names) > 3 else 0)
-    axes.set_yticks(range(len(names)), short, size=8)
+    long = len(names) > 3 or max(map(len, names)) > 10
+    axes.set_xticks(range(len(names)), names, size=8)
+    if long:
+        axes.tick_params(axis="x", labelrotation=30)
+        for label in axes.get_xticklabels():
+            label.set_horizontalalignment("right")
+    axes.set_yticks(range(len(names)), names, size=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
     totals = number.sum(axis=1)
     right = np.diag(number)[totals > 0]
     accuracy, low, high = balanced_accuracy(right.tolist(), totals[totals > 0].tolist())
+    chance = 1 / len(result.model.class_names)
     words = (
-        f"Balanced accuracy {accuracy:.2f}; chance {1 / len(names):.2f}. 95 % interval {low:.2f} "
+        f"Balanced accuracy {accuracy:.2f}; chance {chance:.2f}. 95 % interval {low:.2f} "
         f"to {high:.2f} if volumes were independent, which neighbours in time are not."
     )
     figure.text(0.02, 0.02, wrapped(words, round(13 * size)), size=8, color="#444", va="bottom")
     figure.text(0.02, 0.97, "Labels and predictions", size=12, weight="bold", va="top")
     return figure
+
+
+def short_name(name: str, most: int) -> str:
+    """Return a name that fits, with dots where it was cut, and no letter that means something."""
+    return plain_text(name if len(name) <= most else f"{name[: most - 1]}…")
 
 
 def confusion_counts(result: RunResult) -> pd.DataFrame:
@@ -175,6 +185,8 @@ def confusion_counts(result: RunResult) -> pd.DataFrame:
     if not {"label", "predicted"} <= set(table.columns) or not table["label"].notna().any():
         raise InputError("no volume has a label, so there is nothing to count")
     labelled = table[table["label"].notna()]
-    names = list(result.model.class_names)
     counts = pd.crosstab(labelled["label"], labelled["predicted"])
+    # Labels that are no class of the model have a row of their own: no volume is dropped.
+    found = [str(name) for name in (*counts.index, *counts.columns)]
+    names = list(dict.fromkeys([*result.model.class_names, *found]))
     return counts.reindex(index=names, columns=names, fill_value=0)

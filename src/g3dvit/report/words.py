@@ -218,14 +218,18 @@ def plain_text(text: str) -> str:
 
 
 def has_template_space(space: str | None) -> bool:
-    """Tell whether coordinates may be called MNI.
+    """Tell whether coordinates may be called MNI: of the template of adults.
 
     Examples
     --------
     >>> has_template_space("MNI152NLin2009cAsym"), has_template_space("T1w")
     (True, False)
+    >>> has_template_space("MNIInfant")
+    False
     """
-    return space is not None and space.upper().startswith("MNI")
+    if space is None or not space.upper().startswith("MNI"):
+        return False
+    return not any(word in space.upper() for word in ("INFANT", "PEDIATRIC"))
 
 
 def methods_text(result: RunResult) -> str:
