@@ -145,7 +145,7 @@ def confusion_figure(result: RunResult) -> Figure:
     share_of = number / np.maximum(number.sum(axis=1, keepdims=True), 1)
     size = 2.9 + 0.75 * len(names)
     figure = new_figure(size + 0.6, size)
-    axes = figure.add_axes((0.3, 0.34, 0.52, 0.52))
+    axes = figure.add_axes((0.3, 0.4, 0.48, 0.48))
     axes.imshow(share_of, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(counts.shape):
         share = share_of[row, column]
