@@ -20,6 +20,7 @@ from g3dvit.evaluate import measure_curves as mc
 from g3dvit.evaluate import measure_sanity as sanity
 from g3dvit.evaluate.evaluation import evaluate_run
 from g3dvit.evaluate.explained import explain_volumes
+from g3dvit.evaluate.measure_context import image_agreement
 from g3dvit.evaluate.measure_regions import decide_by_region
 from g3dvit.evaluate.measure_spread import measure_spread, spread_bins
 from g3dvit.evaluate.plan import plan_volumes
@@ -246,6 +247,21 @@ def test_noise_and_inputs(prepared) -> None:
     assert np.isnan(sanity.input_agreement(same, [1, 1, 1], ["a"] * 3, prepared.inside))
 
 
+def test_jitter_is_the_map_of_the_volume_moved_by_a_voxel(prepared) -> None:
+    volumes, chosen = [0, 3], [1, 0]
+    x = prepared.x[volumes].numpy()
+    moved = np.zeros_like(x)
+    moved[:, :, 1:, 1:, 1:] = x[:, :, :-1, :-1, :-1]
+    explain = prepared.model.explainer
+    own = explain_volumes(explain, prepared.x[volumes], METHODS, chosen=chosen)
+    other = explain_volumes(explain, torch.from_numpy(moved), METHODS, chosen=chosen)
+    found = sanity.jitter_agreement(prepared, METHODS, volumes, chosen, own.patches)
+    for name in METHODS:
+        for row in range(2):
+            pair = [one.patches[name][row][prepared.inside] for one in (own, other)]
+            assert found[name][row] == pytest.approx(spearmanr(*pair).statistic)
+
+
 def test_other_classes_are_those_of_a_slow_computation(tmp_path, files) -> None:
     ready = prepared_of(save_model(tmp_path, classes=3), source_of(files[1]))
     volumes = [0, 1]
@@ -308,6 +324,10 @@ def test_the_table_has_a_row_per_map_and_every_number(whole) -> None:
         assert np.isfinite(methods[column].astype(float)).all(), column
     assert np.isfinite(methods["motion_and_size"]).all()
     assert list(found.values["null_models"]) == ["other"]
+    for name in METHODS:
+        assert table.loc[name, "like_permuted"] == found.values["null_models"]["other"][name]
+        assert np.isfinite(table.loc[name, "agree_jitter"])
+        assert np.isnan(table.loc[name, "with_brain_coverage"])  # every patch here is full
 
 
 def test_every_column_is_explained(whole) -> None:
@@ -433,6 +453,51 @@ def test_a_map_from_elsewhere_is_a_row_of_the_table(tmp_path) -> None:
     assert found.recommended != "glm"
     with pytest.raises(InputError, match="already"):
         evaluate_run(source, model, given={"frozen_gate": tmp_path / "z.nii.gz"})
+
+
+def test_maps_agree_with_maps_from_elsewhere_per_patch_in_the_brain(prepared) -> None:
+    rng = np.random.default_rng(1)
+    elsewhere, maps = rng.random(N_PATCHES), rng.normal(size=(2, N_PATCHES))
+    found = image_agreement(replace(prepared, given={"glm": elsewhere}), [0, 3], maps)
+    for row in range(2):
+        expected = spearmanr(np.abs(maps[row])[prepared.inside], elsewhere[prepared.inside])
+        assert found["glm"][row] == pytest.approx(expected.statistic)
+    assert len(prepared.inside) < N_PATCHES
+
+
+def test_a_baseline_folder_is_in_the_table_and_maps_agree_with_it(tmp_path) -> None:
+    import nibabel as nib
+
+    model, image = save_planted_model(tmp_path), save_planted_run(tmp_path, "LPS")
+    data = np.zeros((12, 15, 16), np.float32)
+    data[6:12, 0:5, 8:12] = 3
+    data += np.random.default_rng(0).random(data.shape).astype(np.float32)
+    affine = nib.affines.from_matvec(np.diag([3.0] * 3), [-18, -20, -15])
+    folder = tmp_path / "baseline"
+    (folder / "maps").mkdir(parents=True)
+    nib.save(nib.Nifti1Image(data, affine), folder / "maps" / "glm.nii.gz")
+    content = {
+        "maps": {"glm": "maps/glm.nii.gz"},
+        "accuracy": [{"fold": "1"}, {"fold": "all", "approach": "linear"}],
+        "sentence": "A linear decoder does as well.",
+        "model_sha256": "another",
+    }
+    (folder / "baseline.json").write_text(json.dumps(content))
+    skip = ("regions", "choices", "spread", "randomisation", "stability")
+    source = RunSource(images=(image,))
+    found = evaluate_run(source, model, baseline=folder, settings=replace(FAST, skip=skip))
+    table = found.table.set_index("map")
+    assert table.loc["glm", "kind"] == "given"
+    assert found.values["baseline"]["accuracy"] == ({"fold": "all", "approach": "linear"},)
+    assert any("linear decoder does as well" in note for note in found.notes)
+    assert np.isfinite(table.loc["frozen_gate", "with_glm"])
+    write_evaluation(found, tmp_path)
+    columns = json.loads((tmp_path / "evaluation.json").read_text())["columns"]
+    assert "with_glm" in columns
+    with pytest.raises(InputError, match="called 'glm' too"):
+        evaluate_run(source, model, baseline=folder, given={"glm": folder / "maps/glm.nii.gz"})
+    with pytest.raises(InputError, match="no folder of g3dvit baseline"):
+        evaluate_run(source, model, baseline=tmp_path / "maps")
 
 
 def test_training_data_are_told_in_the_sentence(tmp_path, files) -> None:

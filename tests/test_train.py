@@ -32,6 +32,7 @@ from g3dvit.train import (
 from g3dvit.train.fit import _hide, _shift, fit_model, predict
 from g3dvit.train.job import small_vit
 from g3dvit.train.linear import fit_linear
+from g3dvit.train.permute import permute_labels
 from g3dvit.train.report import balanced_accuracy
 from g3dvit.train.samples import RunVolumes
 
@@ -468,3 +469,28 @@ def test_the_command_line_trains(source: RunSource, tmp_path: Path, capsys) -> N
     assert "--overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite", "--prepare", "standardise"]) == 1
     assert "NAME=VALUE" in capsys.readouterr().err
+
+
+# -- null models --------------------------------------------------------------------------------
+def test_permuted_labels_are_exchanged_between_whole_blocks(samples: Samples) -> None:
+    mixed = permute_labels(samples, seed=1)
+    assert (mixed.label != samples.label).any()
+    for run in range(len(samples.runs)):
+        mine = samples.run == run
+        assert sorted(mixed.label[mine]) == sorted(samples.label[mine])
+        for block in set(samples.block[mine]):
+            assert len(set(mixed.label[mine & (samples.block == block)])) == 1
+    again = permute_labels(samples, seed=1)
+    assert (again.label == mixed.label).all()
+
+
+def test_permuted_labels_of_subjects_stay_with_subjects() -> None:
+    units = [(f"sub-{n}", f"run-{n}", t, -1, "ab"[n % 2]) for n in range(6) for t in range(3)]
+    plain = toy_samples(units, whole_run_labels=True)
+    mixed = permute_labels(plain, seed=0)
+    assert (mixed.label != plain.label).any()
+    assert all(len(set(mixed.label[plain.run == n])) == 1 for n in range(6))
+    assert np.bincount(mixed.label).tolist() == [9, 9]
+    alike = replace(plain, label=np.zeros_like(plain.label))
+    with pytest.raises(SelectionError, match="cannot be exchanged"):
+        permute_labels(alike)

@@ -80,11 +80,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "counts",
     )
     what.add_argument(
+        "--baseline",
+        metavar="DIR",
+        help="folder of `g3dvit baseline`: its GLM, pattern and searchlight in the same table, and "
+        "how far each map agrees with them",
+    )
+    what.add_argument(
         "--null-model",
         action="append",
         default=[],
         metavar="YAML",
-        help="the same model trained on permuted labels; may be given several times",
+        help="the same model trained on permuted labels (g3dvit train --permute-labels); may be "
+        "given several times",
     )
     what.add_argument(
         "--skip",
@@ -141,6 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
                 null_models=arguments.null_model,
                 methods=arguments.method,
                 given=_given(arguments.compare),
+                baseline=arguments.baseline,
                 target=arguments.target,
                 settings=_settings(arguments),
                 device=arguments.device,

@@ -117,6 +117,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--embedding-decay", type=float, metavar="W", help="their own weight decay")
     how.add_argument("--no-linear", action="store_true", help="train no linear decoder beside it")
+    how.add_argument(
+        "--permute-labels",
+        action="store_true",
+        help="exchange labels between blocks (or subjects) first: a null model for evaluate "
+        "--null-model",
+    )
     how.add_argument("--seed", type=int, default=0, help="(default 0)")
     how.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
 
@@ -156,6 +162,7 @@ def run(arguments: argparse.Namespace) -> int:
                 embedding_decay=arguments.embedding_decay,
             ),
             linear=not arguments.no_linear,
+            permute=arguments.permute_labels,
             seed=arguments.seed,
             device=arguments.device,
             overwrite=arguments.overwrite,

@@ -16,8 +16,10 @@ from torch import nn
 
 from g3dvit import __version__
 from g3dvit.errors import G3DWarning, InputError, LayerError, MethodError
+from g3dvit.evaluate.baselines import read_baseline
 from g3dvit.evaluate.explained import explain_volumes
 from g3dvit.evaluate.job import Job
+from g3dvit.evaluate.measure_context import PICTURES
 from g3dvit.evaluate.measure_curves import BASELINES, ORACLE
 from g3dvit.evaluate.parts import Parts, parameters_hash
 from g3dvit.evaluate.plan import Plan, plan_volumes
@@ -33,6 +35,7 @@ from g3dvit.evaluate.settings import DEFAULT_METHODS, EvaluationSettings
 from g3dvit.evaluate.summary import Evaluation, summarise_job
 from g3dvit.methods import METHODS, find_method
 from g3dvit.run.inputs import OpenRun, RunSource, open_runs
+from g3dvit.run.record import weights_hash
 from g3dvit.run.setup import (
     check_labels,
     check_runs,
@@ -44,7 +47,7 @@ from g3dvit.run.setup import (
 from g3dvit.run.targets import parse_target, target_words
 
 #: Raised whenever the same settings give other numbers than before.
-VERSION = 1
+VERSION = 2
 
 Say = Callable[[str], None]
 
@@ -57,6 +60,7 @@ def evaluate_run(
     null_models: Sequence[str | Path | nn.Module] = (),
     methods: Sequence[str] | None = None,
     given: Mapping[str, str | Path] | None = None,
+    baseline: str | Path | None = None,
     target: Any = "predicted",
     settings: EvaluationSettings | None = None,
     device: str = "auto",
@@ -81,6 +85,8 @@ def evaluate_run(
     given
         Maps from elsewhere that are measured too, name to image: a GLM's z map, a linear decoder's
         pattern, a searchlight. Only their size counts, not their sign.
+    baseline
+        Folder of ``g3dvit baseline``: all its maps are taken too, and its accuracies are told.
     target
         ``"predicted"``, ``"label"``, a class (name or number), or a contrast.
     settings
@@ -107,6 +113,12 @@ def evaluate_run(
     said = say or (lambda _: None)
     settings = settings or EvaluationSettings()
     files = {name: Path(path) for name, path in (given or {}).items()}
+    simpler = None if baseline is None else read_baseline(baseline)
+    if simpler is not None:
+        twice = sorted(set(files) & set(simpler.maps))
+        if twice:
+            raise InputError(f"a map of the baseline is called {twice[0]!r} too; give another name")
+        files |= simpler.maps
     _check_names(files)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", G3DWarning)
@@ -130,6 +142,8 @@ def evaluate_run(
         usable, refused = _usable(prepared, methods, goal)
     notes = [*notes, *(str(w.message) for w in caught if issubclass(w.category, G3DWarning))]
     notes += [f"{name} is left out: {why}" for name, why in refused.items()]
+    if simpler is not None and simpler.of_another_model(weights_hash(main.description)):
+        notes.append("The baseline was made on the volumes of a model with other weights.")
     # 3. measure, in parts
     kept = Parts(
         None if parts is None else Path(parts),
@@ -161,15 +175,14 @@ def evaluate_run(
         few=job.few,
         trained_on=trained_among(main.description, runs),
         notes=notes,
+        baseline=simpler,
     )
 
 
 def _check_names(given: Mapping[str, Path]) -> None:
-    taken = [name for name in given if name in (*METHODS, *BASELINES, ORACLE)]
+    taken = [name for name in given if name in (*METHODS, *BASELINES, ORACLE, *PICTURES)]
     if taken:
-        raise InputError(
-            f"a map cannot be called {taken[0]!r}, which is a row of the table already"
-        )
+        raise InputError(f"a map cannot be called {taken[0]!r}, which the table has already")
 
 
 def _usable(

@@ -75,7 +75,9 @@ def randomisation(job: Job) -> None:
             few,
             chosen,
         )
-        job.measured.sanity.setdefault("null models", {})[null.name] = {
+        known = job.measured.sanity.setdefault("null models", {})
+        # Null models of several seeds are often all called model.yaml.
+        known[null.name if null.name not in known else f"{null.name} {number + 1}"] = {
             name: sanity.map_similarity(trained[name], np.array(part[name], float)[:, inside])
             for name in methods
         }
@@ -94,6 +96,7 @@ def stability(job: Job) -> None:
     )
     seed = job.settings.seed
     keep["noise"] = job.part("noise", "adding noise", work, sanity.noise_agreement, *given, seed)
+    keep["jitter"] = job.part("jitter", "moving by a voxel", work, sanity.jitter_agreement, *given)
     keep["classes"] = job.part(
         "classes",
         "explaining other classes",

@@ -1,4 +1,4 @@
-"""Is a map only a picture of the image? Correlation with tSNR, mean, edges and motion.
+"""Is a map only a picture of the image? Correlation with tSNR, mean, edges, coverage and motion.
 
 A map that follows temporal SNR or the image's edges may show where signal is good and not what
 the model uses; one whose size follows motion may show artefacts. The correlation alone proves
@@ -17,6 +17,7 @@ from g3dvit.evaluate.agreement import spearman
 from g3dvit.evaluate.prepared import Prepared, patch_means, to_frame
 
 Array = NDArray[np.float64]
+PICTURES = ("brain coverage", "temporal SNR", "mean image", "edges of the mean image")
 
 
 def image_patches(prepared: Prepared, run: int) -> dict[str, Array]:
@@ -30,7 +31,9 @@ def image_patches(prepared: Prepared, run: int) -> dict[str, Array]:
         "mean image": images.mean,
         "edges of the mean image": gaussian_gradient_magnitude(known, 1.0),
     }
-    return {
+    brain = to_frame(prepared.brain_voxels.astype(np.float32), prepared.model)
+    coverage = {PICTURES[0]: patch_means(brain, prepared.model)}
+    return coverage | {
         name: patch_means(
             to_frame(
                 np.where(prepared.brain_voxels, one, np.nan).astype(np.float32), prepared.model
@@ -44,7 +47,7 @@ def image_patches(prepared: Prepared, run: int) -> dict[str, Array]:
 def image_agreement(
     prepared: Prepared, volumes: Sequence[int], maps: Array
 ) -> dict[str, list[float]]:
-    """Return for each picture the rank correlation of |map| with it, per volume.
+    """Return for each picture, and each map from elsewhere, |map|'s rank correlation with it.
 
     Parameters
     ----------
@@ -61,7 +64,8 @@ def image_agreement(
     inside = prepared.inside
     result: dict[str, list[float]] = {}
     for n, one in zip(volumes, maps, strict=True):
-        for name, picture in by_run[prepared.plan.picks[n].run].items():
+        pictures = by_run[prepared.plan.picks[n].run] | dict(prepared.given)
+        for name, picture in pictures.items():
             value = spearman(np.abs(one[inside]), picture[inside])
             result.setdefault(name, []).append(value)
     return result

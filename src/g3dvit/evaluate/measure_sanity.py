@@ -166,6 +166,25 @@ def noise_agreement(
     return _agreement(prepared, methods, x, range(len(volumes)), chosen, maps)
 
 
+def jitter_agreement(
+    prepared: Prepared,
+    methods: Sequence[str],
+    volumes: Sequence[int],
+    chosen: Sequence[Chosen],
+    maps: Mapping[str, Array],
+) -> dict[str, list[float]]:
+    """Return the correlation of each map with that of the volume moved by a voxel on every axis.
+
+    What comes in from the border is 0. The map is not moved back: with patches of a few voxels
+    only, agreement is bounded by that.
+    """
+    x = prepared.x[list(volumes)]
+    for axis in prepared.model.explainer.geometry.spatial_axes:
+        x = x.roll(1, axis + 1)
+        x.select(axis + 1, 0).zero_()
+    return _agreement(prepared, methods, x, range(len(volumes)), chosen, maps)
+
+
 def class_agreement(
     prepared: Prepared,
     methods: Sequence[str],

@@ -13,7 +13,7 @@ STEPS = {
     "choices": "the same map under other layers, targets, scores and methods",
     "spread": "the point spread in mm",
     "randomisation": "maps of models whose weights are shuffled",
-    "stability": "neighbouring time points, noise, classes, other models",
+    "stability": "neighbouring time points, noise, jitter, classes, other models",
     "context": "correlation with temporal SNR, mean image, edges and motion",
 }
 OPTIONAL = tuple(name for name in STEPS if name != "curves")

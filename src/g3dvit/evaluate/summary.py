@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from g3dvit.evaluate.baselines import BaselineFolder
 from g3dvit.evaluate.interventions import decisions
 from g3dvit.evaluate.measure_curves import BASELINES, FIELD, INTENSITY, ORACLE, RANDOM
 from g3dvit.evaluate.measured import Measured
@@ -85,6 +86,7 @@ def summarise_job(
     few: Sequence[int],
     trained_on: Sequence[str],
     notes: Sequence[str],
+    baseline: BaselineFolder | None = None,
 ) -> Evaluation:
     """Return tables and sentence of a finished job.
 
@@ -104,6 +106,8 @@ def summarise_job(
         Which of the runs the model was trained on.
     notes
         Said while opening.
+    baseline
+        Simpler methods on the same volumes.
     """
     units = [prepared.plan.picks[n].unit for n in measured.report]
     rows = [
@@ -114,6 +118,9 @@ def summarise_job(
     regions = _regions(prepared, measured, settings, class_names, units)
     values = _values(prepared, measured, settings, units, target, class_names)
     values |= {"more_models": list(others), "trained_on_these": list(trained_on)}
+    values["given"] = list(prepared.given)
+    values["baseline"] = baseline and {"accuracy": baseline.accuracy, "sentence": baseline.sentence}
+    notes = [*notes, *([f"Baseline: {baseline.sentence}"] if baseline else [])]
     every = [*notes, *measured.notes, *_limits(prepared, units, settings)]
     sentence = sentence_of(measured.recommended, table, regions, values)
     return Evaluation(
@@ -204,7 +211,10 @@ def _sanity(
         row["random_like_random"] = float(np.mean(null)) if null else float("nan")
         row["unlike_random"] = random["verdict"]
     mine = [prepared.plan.picks[n].unit for n in few]
-    for key in ("neighbours", "noise", "classes"):
+    permuted = [one[name] for one in found.get("null models", {}).values() if name in one]
+    if permuted:
+        row["like_permuted"] = float(np.mean(permuted))
+    for key in ("neighbours", "noise", "jitter", "classes"):
         if name in found.get(key, {}):
             row[f"agree_{key}"] = summarise(_floats(found[key][name]), mine).mean
     for key in ("inputs", "runs"):

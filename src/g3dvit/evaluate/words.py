@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -43,7 +43,10 @@ COLUMNS = {
     "unlike_random": "pass where that is at most .1 or what unrelated maps as smooth have; warn "
     "where it is more, but less than among random models; fail otherwise.",
     "agree_neighbours": "Rank correlation with the next time point's map.",
+    "like_permuted": "Mean |rank correlation| with maps of models trained on permuted labels "
+    "(--null-model); compare with random_like_random.",
     "agree_noise": "Rank correlation with the map of the volume plus a thousandth of noise.",
+    "agree_jitter": "Rank correlation with the map of the volume moved by a voxel on every axis.",
     "agree_classes": "Rank correlation with the map of the likeliest other class (3 or more).",
     "agree_inputs": "Mean rank correlation of maps of different units; near 1 is input-blind.",
     "agree_runs": "Mean rank correlation of runs' mean maps.",
@@ -56,6 +59,24 @@ COLUMNS = {
     "motion_and_size": "Rank correlation over volumes of framewise displacement and sum of |map|.",
     "motion_and_shape": "The same with how typical the map is.",
 }
+
+
+def columns_of(table: pd.DataFrame, given: Sequence[str]) -> dict[str, str]:
+    """Return the meaning of the columns that a table has.
+
+    Parameters
+    ----------
+    table
+        Of maps.
+    given
+        Names of the maps from elsewhere.
+    """
+    known = COLUMNS | {
+        f"with_{name.replace(' ', '_')}": f"Rank correlation of |map| with the map {name!r}, per "
+        "patch in the brain."
+        for name in given
+    }
+    return {name: meaning for name, meaning in known.items() if name in table.columns}
 
 
 def sentence_of(

@@ -100,7 +100,7 @@ class Work:
         if settings.does("randomisation"):
             explained += self.n_few * (settings.random_models + CASCADE + self.n_nulls)
         if settings.does("stability"):
-            explained += 3 * self.n_few + self.n_others * self.n_report
+            explained += 4 * self.n_few + self.n_others * self.n_report
         if settings.does("choices"):
             work += min(self.n_few, CHOICE_VOLUMES) * self.n_specs * PER_CHOICE
         return work + explained * self.explain

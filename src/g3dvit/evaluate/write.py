@@ -21,7 +21,7 @@ import pandas as pd
 from g3dvit import __version__
 from g3dvit.evaluate.figures import choices_figure, evaluation_figure
 from g3dvit.evaluate.summary import Evaluation
-from g3dvit.evaluate.words import COLUMNS
+from g3dvit.evaluate.words import columns_of
 from g3dvit.plain import to_json
 
 _README = """\
@@ -88,9 +88,7 @@ def _everything(evaluation: Evaluation) -> dict[str, Any]:
     return {
         **evaluation.values,
         "generator": {"name": "g3dvit", "version": __version__},
-        "columns": {
-            name: meaning for name, meaning in COLUMNS.items() if name in evaluation.table.columns
-        },
+        "columns": columns_of(evaluation.table, evaluation.values["given"]),
         "maps": evaluation.table.to_dict("records"),
         "regions": evaluation.regions.to_dict("records"),
         "specifications": evaluation.choices.to_dict("records"),

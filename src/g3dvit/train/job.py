@@ -27,6 +27,7 @@ from g3dvit.prepare import Preparation
 from g3dvit.run.inputs import RunSource, open_runs
 from g3dvit.train.fit import Fit, Fitting, fit_model, predict
 from g3dvit.train.linear import LinearDecoder, fit_linear
+from g3dvit.train.permute import permute_labels
 from g3dvit.train.report import FoldReport, TrainingReport, balanced_accuracy
 from g3dvit.train.samples import Samples, load_samples
 from g3dvit.train.split import MINIMUM_GAP, Fold, Unit, choose_unit, make_folds
@@ -58,6 +59,7 @@ def train_model(
     refit: bool = True,
     fitting: Fitting | None = None,
     linear: bool = True,
+    permute: bool = False,
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
@@ -95,8 +97,11 @@ def train_model(
         Epochs, learning rate and so on.
     linear
         Train a linear decoder on the same volumes for comparison.
+    permute
+        Exchange labels between blocks or subjects first: a null model, which has nothing to
+        learn. Its accuracy is about exchanged labels too.
     seed
-        Of the split, the weights and the order of the volumes.
+        Of the split, the exchange, the weights and the order of the volumes.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` ...
     overwrite
@@ -117,6 +122,8 @@ def train_model(
     torch_device = resolve_device(device)
     runs = open_runs(source, n_dropped=preparation.n_dropped)
     samples = load_samples(runs, preparation, class_names, _per_run(progress, len(runs)))
+    if permute:
+        samples = permute_labels(samples, seed=seed)
     unit = split or choose_unit(samples)
     folds = make_folds(
         samples,
@@ -165,7 +172,7 @@ def train_model(
             model, _ = trainer.fit(every, "all volumes")
             decoder = fit_linear(samples, every) if linear else None
             trainer.save(folder, model, decoder, every, whole)
-        _save_report(folder, whole, samples, fitting, seed, gap_volumes)
+        _save_report(folder, whole, samples, fitting, seed, gap_volumes, permute)
     return whole
 
 
@@ -343,6 +350,7 @@ def _save_report(
     fitting: Fitting,
     seed: int,
     gap_volumes: int,
+    permuted: bool,  # noqa: FBT001
 ) -> None:
     report.predictions.to_csv(
         folder / PREDICTIONS, sep="\t", index=False, na_rep="n/a", float_format="%.6g"
@@ -352,6 +360,7 @@ def _save_report(
         "fitting": asdict(fitting),
         "split": report.unit,
         "gap_volumes": gap_volumes,
+        "permuted_labels": permuted,
         "refitted": report.refitted,
         "classes": report.class_names,
         "folds": [asdict(fold) for fold in report.folds],
