@@ -245,6 +245,12 @@ class Approaches:
         self.say(
             f"searchlight: {len(centres):,} spheres of {radius:g} mm on cubes of {edge} voxel"
             f"{'s' if edge > 1 else ''} ({size:g} mm), {len(folds)} folds: about {minutes:.1f} min"
+            + (
+                f", more than the {settings.searchlight_minutes:g} asked for: larger cubes would "
+                "not fit the sphere"
+                if minutes > settings.searchlight_minutes
+                else ""
+            )
         )
         total = len(folds) * len(centres)
         for number, fold in enumerate(folds):

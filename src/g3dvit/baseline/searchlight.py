@@ -106,7 +106,7 @@ def choose_edge(
     samples, folds
         What is computed.
     radius_mm
-        Of the spheres; cubes stay at most half as large.
+        Of the spheres; cubes are at most two thirds of it, so that a sphere holds 19.
     minutes
         How long all of it may take.
     measure, clock
@@ -118,8 +118,8 @@ def choose_edge(
         In voxels, and the estimate from some spheres of the first fold.
     """
     run = measure or sphere_accuracies
-    largest = max(1, int(radius_mm / (2 * max(samples.grid.voxel_sizes))))
-    edge, estimate = largest, float("nan")
+    largest = max(1, int(radius_mm / (1.5 * max(samples.grid.voxel_sizes))))
+    chosen = (1, float("nan"))
     for edge in range(1, largest + 1):
         cubes = np.prod([-(-n // edge) for n in samples.grid.shape])
         if len(samples) * cubes > _MOST_VALUES and edge < largest:
@@ -139,10 +139,10 @@ def choose_edge(
         run(spheres, folds[0], tried)
         each = max(0.0, clock() - before - once) / max(1, len(tried) - 1)
         pieces = -(-len(centres) // PIECE)
-        estimate = len(folds) * (pieces * once + len(centres) * each) / 60
-        if estimate <= minutes:
+        chosen = (edge, len(folds) * (pieces * once + len(centres) * each) / 60)
+        if chosen[1] <= minutes:
             break
-    return edge, estimate
+    return chosen
 
 
 def sphere_accuracies(
