@@ -440,9 +440,14 @@ def check_folder(found: Baseline, folder: Path) -> None:
     assert len(table) == len(found.table)
     listed = json.loads((folder / "baseline.json").read_text())["maps"]
     assert set(listed) == {"glm", "linear_pattern", "searchlight"}
+    plain, above = (found.maps[f"searchlight{end}"].data for end in ("", "_above_chance"))
+    assert np.allclose(above[plain > 0], np.maximum(plain[plain > 0] - 0.5, 0))
+    assert (above[plain == 0] == 0).all()
     for name, file in listed.items():
         image = nib.load(folder / file)
-        assert np.array_equal(np.asanyarray(image.dataobj), found.maps[name].data)
+        assert np.array_equal(
+            np.asanyarray(image.dataobj), found.maps[found.for_evaluation[name]].data
+        )
 
 
 def test_settings_are_checked() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,10 +69,26 @@ def images_of(
         about["target"] = "size over classes (root mean square); not signed"
         maps[name] = _image(np.sqrt((values**2).mean(axis=0)), samples, about)
     if found.spheres is not None:
-        maps["searchlight"] = _searchlight_map(found, found.spheres, n_folds)
-    listed: dict[str, str] = {
-        name: name for name in ("glm", "linear_pattern", "searchlight") if name in maps
-    }
+        plain = _searchlight_map(found, found.spheres, n_folds)
+        maps["searchlight"] = plain
+        # For patches: means of accuracies with zeros around the brain would be a map of how much
+        # brain a patch holds.
+        chance = 1 / len(names)
+        above = np.where(plain.data > 0, np.maximum(plain.data - chance, 0), 0)
+        about = {
+            **plain.metadata,
+            "title": "searchlight: held-out balanced accuracy above chance, mean over folds",
+            "units": "balanced accuracy above chance, 0 below",
+        }
+        maps["searchlight_above_chance"] = replace(plain, data=above, metadata=about)
+    listed: dict[str, str] = {}
+    for name, file in (
+        ("glm", "glm"),
+        ("linear_pattern", "linear_pattern"),
+        ("searchlight", "searchlight_above_chance"),
+    ):
+        if file in maps:
+            listed[name] = file
     return maps, listed
 
 

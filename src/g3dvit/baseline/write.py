@@ -38,6 +38,7 @@ Files
                     linear_weights  what it multiplies with: do not read this as places
                     glm             z
                     searchlight     held-out balanced accuracy of spheres
+                    searchlight_above_chance  the same less chance, for g3dvit evaluate
   baseline.json     everything; for  g3dvit evaluate --baseline
 """
 
