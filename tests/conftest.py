@@ -14,7 +14,6 @@ KNOWN_DEFECTS = {
     "test_surface_has_evidence_on_the_sides_where_it_was_planted": "surface view, under load",
     "test_surface_follows_threshold_sign_and_shape": "surface view, under load",
     "test_focus_goes_through_the_page_in_the_order_of_the_page": "the skip link is not visited",
-    "test_labels_only_and_resuming": "inner folds of a subject-wise split can be empty",
     "test_what_is_broken_is_caught_by_the_right_check[class token alone, token removal]": (
         "rounding of 1.3e-6 against a threshold of 1e-6"
     ),

@@ -154,6 +154,20 @@ def test_c_is_chosen_within_the_training_volumes(samples: Samples) -> None:
     assert choose_strength(x, samples.label[fold.train], ()) == 1.0
 
 
+def test_inner_folds_hold_out_whole_subjects_of_those_that_are_left(tmp_path: Path) -> None:
+    source = source_of(*(save_run(tmp_path, name=f"sub-{n:02d}", seed=n) for n in range(5)))
+    several = load_samples(open_runs(source), MODEL.preparation, MODEL.class_names)
+    fold = divide(several, None, split="subject", n_folds=5).folds[2]
+    inner = inner_folds(several, fold.train, "subject", 6)
+    assert len(inner) == 4
+    held = []
+    for one in inner:
+        train, test = (set(several.subjects[fold.train[side]]) for side in (one.train, one.test))
+        assert not train & test and len(test) == 1 and len(train) == 3
+        held += sorted(test)
+    assert sorted(held) == sorted(set(several.subjects) - set(fold.held_out))
+
+
 # -- GLM ----------------------------------------------------------------------------------------
 def test_the_glm_is_that_of_nilearn(source: RunSource, samples: Samples) -> None:
     from nilearn.glm.first_level import FirstLevelModel

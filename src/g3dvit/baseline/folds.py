@@ -104,8 +104,15 @@ def subset(samples: Samples, which: NDArray[np.intp]) -> Samples:
     """Return some of the volumes as samples of their own."""
     from dataclasses import replace
 
-    names = ("run", "row", "time_point", "onset_s", "label", "block", "unit")
-    return replace(samples, **{name: getattr(samples, name)[which] for name in names})
+    names = ("row", "time_point", "onset_s", "label", "block", "unit")
+    # Runs without a volume must go, or they would be groups with nothing to hold out.
+    left, run = np.unique(samples.run[which], return_inverse=True)
+    return replace(
+        samples,
+        runs=tuple(samples.runs[number] for number in left),
+        run=np.asarray(run, dtype=np.intp),
+        **{name: getattr(samples, name)[which] for name in names},
+    )
 
 
 def inner_folds(
