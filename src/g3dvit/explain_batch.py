@@ -27,7 +27,7 @@ from g3dvit.explain_request import Request
 from g3dvit.explain_shifts import explain_shifts
 from g3dvit.explanation import Maps
 from g3dvit.geometry import Geometry
-from g3dvit.methods import METHODS, completeness_error, token_gradcam
+from g3dvit.methods import METHODS, completeness_error, held_share, token_gradcam
 from g3dvit.methods.frozen_gates import FrozenGateMap
 from g3dvit.methods.table import Source
 from g3dvit.targets import Chosen, Scores
@@ -37,7 +37,8 @@ from g3dvit.targets import Chosen, Scores
 _RETRY = 2e-3
 #: Above this, a model in half precision is run with float32 copies of its parameters.
 _RETRY_HALF = 5e-3
-_FAILED = 0.05
+#: Above these, what is missing or held constant is searched for: where its checks warn.
+_INCOMPLETE, _HELD = 0.01, 0.02
 
 
 def explain_batch(
@@ -193,15 +194,26 @@ class _Batch(Context):
         assert self.result is not None  # `choose_scores` has made it
         self.store("frozen_gate", [share_maps(self, s, e) for s, e in shares])
         self.result.maps["frozen_gate"]["scores"] = host(scores.values)
-        module = self._culprit(errors, scores) if float(errors.max()) > _FAILED else ""
+        pairs = zip(shares, scores.values.unbind(1), strict=True)
+        held = torch.stack([held_share(s, y) for (s, _), y in pairs], dim=1)
+        module, holder = (
+            self._culprit(found, scores) if float(found.max()) > limit else ""
+            for found, limit in ((errors, _INCOMPLETE), (held, _HELD))
+        )
         size = torch.stack([patch_share(s) for s, _ in shares], dim=1).amin(1).tolist()
         self.result.checks["frozen_gate"] = [
-            (diagnose.check_empty(share), diagnose.check_completeness(error, module))
-            for share, error in zip(size, errors.amax(1).tolist(), strict=True)
+            (
+                diagnose.check_empty(share),
+                diagnose.check_completeness(error, module),
+                diagnose.check_held(part, holder),
+            )
+            for share, error, part in zip(
+                size, errors.amax(1).tolist(), held.amax(1).tolist(), strict=True
+            )
         ]
 
     def _culprit(self, errors: Tensor, scores: Scores) -> str:
-        """Name the module in which the worst map loses or gains relevance."""
+        """Name the module in which the worst map loses or gains relevance, or holds values."""
         volume, number = divmod(int(errors.argmax()), errors.shape[1])
         one = slice(volume, volume + 1)
         weights = scores.weights[one, number]

@@ -18,7 +18,7 @@ from g3dvit.capture import FrozenPass, first_output, wider
 from g3dvit.explain_context import Context, host
 from g3dvit.explanation import Maps
 from g3dvit.geometry import Geometry
-from g3dvit.methods import METHODS, completeness_error, frozen_gate_noise
+from g3dvit.methods import METHODS, completeness_error, frozen_gate_noise, held_share
 from g3dvit.methods import frozen_gate as frozen_gate_shares
 from g3dvit.methods.frozen_gates import FrozenGateMap
 from g3dvit.targets import Chosen, Scores, score_batch
@@ -29,10 +29,11 @@ _RETRY = 2e-3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """Shares and completeness errors (batch,) of every target, and outputs (batch, outputs)."""
+    """Shares, completeness errors and held shares (batch,) per target; outputs (batch, outputs)."""
 
     shares: list[FrozenGateMap]
     errors: list[Tensor]
+    held: list[Tensor]
     logits: Tensor
 
 
@@ -57,9 +58,14 @@ def explain_gates(batch: Context) -> None:
         of = "the mean score of the noisy copies" if name == "frozen_gate_noise" else "the score"
         size = torch.stack([patch_share(s) for s in shares], dim=1).amin(1).tolist()
         worst = torch.stack(errors, dim=1).amax(1).tolist()
+        held = torch.stack(found.held, dim=1).amax(1).tolist()
         batch.found.checks[name] = [
-            (diagnose.check_empty(share), diagnose.check_completeness(error, of=of))
-            for share, error in zip(size, worst, strict=True)
+            (
+                diagnose.check_empty(share),
+                diagnose.check_completeness(error, of=of),
+                diagnose.check_held(part),
+            )
+            for share, error, part in zip(size, worst, held, strict=True)
         ]
 
 
@@ -94,6 +100,7 @@ def _apart(batch: Context, x: Tensor, one: _One) -> Found:
     return Found(
         [FrozenGateMap.joined([each.shares[n] for each in alone]) for n in numbers],
         [torch.cat([each.errors[n] for each in alone]) for n in numbers],
+        [torch.cat([each.held[n] for each in alone]) for n in numbers],
         torch.cat([each.logits for each in alone]),
     )
 
@@ -132,8 +139,9 @@ def _noise(
 
 
 def _found(shares: list[FrozenGateMap], values: Tensor, logits: Tensor) -> Found:
-    errors = [completeness_error(s, y) for s, y in zip(shares, values.unbind(1), strict=True)]
-    return Found(shares, errors, logits.detach())
+    pairs = list(zip(shares, values.unbind(1), strict=True))
+    errors, held = ([f(s, y) for s, y in pairs] for f in (completeness_error, held_share))
+    return Found(shares, errors, held, logits.detach())
 
 
 def shuffles(geometry: Geometry) -> bool:
@@ -151,7 +159,7 @@ def shares_of(batch: Context, frozen: FrozenPass, scores: Scores) -> list[Frozen
                 products,
                 batch.geometry.num_patches,
                 batch.geometry.num_prefix_tokens,
-                batch.by_patch(batch.volume(products.voxels)),
+                lambda values: batch.by_patch(batch.volume(values)),
                 scores.offsets[:, number],
             )
         )

@@ -18,7 +18,7 @@ from g3dvit.capture.frozen_functions import is_live, wide
 from g3dvit.capture.gates import FrozenGates
 from g3dvit.capture.outputs import first_output
 
-_TOLERANCE = 0.01
+_TOLERANCE = 0.003
 
 
 class _Located(FrozenGates):
@@ -73,7 +73,8 @@ class _Located(FrozenGates):
     def constant(self, value: Tensor | float, like: Tensor, shape: torch.Size) -> Tensor:
         count = len(self.constants)
         live = super().constant(value, like, shape)
-        if len(self.constants) > count:
+        # What is held counts as gained where it is added.
+        if len(self.constants) > count and not self.constants[-1].held:
             self.early.append((self.running[-1], self.constants[-1].leaf))
         return live
 

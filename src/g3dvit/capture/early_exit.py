@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from g3dvit.capture.frozen_functions import is_live, order_of
-from g3dvit.capture.gate_rules import comes_from
+from g3dvit.capture.frozen_functions import is_live
+from g3dvit.capture.gate_rules import joined_behind
 from g3dvit.capture.outputs import token_axes
 
 _ADDITIONS = frozenset({"add", "__add__", "__radd__", "__iadd__", "add_"})
@@ -52,5 +52,5 @@ class SkipLaterBlocks(TorchFunctionMode):
             return None
         if token_axes(a.shape, self.batch, self.num_tokens) is None:
             return None
-        skip, branch = sorted((a, b), key=order_of)
-        return skip if comes_from(branch, skip) else None
+        joined = joined_behind(a, b)
+        return None if joined is None else joined[0]

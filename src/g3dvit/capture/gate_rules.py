@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone knows
 from torch import Tensor
 
-from g3dvit.capture import gate_blocks
+from g3dvit.capture import gate_blocks, gate_writes
 from g3dvit.capture.frozen_functions import (
     FrozenActivation,
     FrozenLinear,
     ScaledGradient,
     is_live,
-    order_of,
 )
+from g3dvit.capture.held_values import marked_as
 from g3dvit.capture.outputs import tensors_in
 
 if TYPE_CHECKING:
@@ -75,21 +75,28 @@ def comes_straight_from(x: Tensor, root: Any) -> bool:
     return any(node is root for node in _chain(x))
 
 
-def comes_from(branch: Tensor, skip: Tensor) -> bool:
-    """Tell whether a tensor was computed from another: a residual branch from what it joins.
+def joined_behind(a: Tensor, b: Tensor) -> tuple[Tensor, Any] | None:
+    """Return which of two tensors only carries on what the other was computed from, and its node.
 
-    A sum of two embeddings, of which neither comes from the other, is no residual sum.
+    That is a residual sum: a branch joins what it came from, moved or scaled or not. A sum of two
+    embeddings, of which neither comes from the other, is none.
     """
-    first, waiting, seen = order_of(skip), [branch.grad_fn], set()
+    found = [(skip, _carried(skip, branch)) for skip, branch in ((a, b), (b, a))]
+    known = [pair for pair in found if pair[1] is not None]
+    return max(known, key=lambda pair: pair[1]._sequence_nr(), default=None)
+
+
+def _carried(skip: Tensor, branch: Tensor) -> Any:
+    carried = list(_chain(skip))
+    first = min(node._sequence_nr() for node in carried)
+    waiting: list[Any] = [branch.grad_fn]
+    seen = set(waiting)
     while waiting:
-        node: Any = waiting.pop()
-        if node is skip.grad_fn:
-            return True
-        for parent, _ in node.next_functions:
+        for parent, _ in waiting.pop().next_functions:
             if parent is not None and parent not in seen and parent._sequence_nr() >= first:
                 seen.add(parent)
                 waiting.append(parent)
-    return False
+    return next((node for node in carried if node in seen), None)
 
 
 def _detached(value: Any) -> Any:
@@ -135,6 +142,8 @@ def _activation(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keyw
     def plain(values: Tensor) -> Any:
         return func(values, *args[1:], **rest)
 
+    if any(t.numel() > 1 for t in tensors_in((*args[1:], *rest.values()))):
+        return func(*args, **kwargs)  # bounds of their own for each value
     probe = plain(torch.tensor([0.0, 1e-4, -1e-4], dtype=torch.float64))
     at_zero, slope = float(probe[0]), float(probe[1] - probe[2]) / 2e-4
     if not math.isfinite(at_zero):
@@ -157,8 +166,9 @@ def _power(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords)
     exponent = args[1] if len(args) > 1 else kwargs.get("exponent", 2)
     if not is_live(base) or exponent == 1:
         return func(*args, **kwargs)
-    if isinstance(exponent, (int, float)) and exponent > 1:
-        return base * base.detach() ** (exponent - 1)
+    if isinstance(exponent, (int, float)) and exponent > 0:
+        ratio = base.detach() ** (exponent - 1)
+        return base * (ratio if exponent > 1 else torch.where(base.detach() == 0, 0.0, ratio))
     return _gate(gates, func, args, kwargs)
 
 
@@ -244,9 +254,9 @@ def _add(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -
     alpha = kwargs.get("alpha", 1)
     name = func.__name__.strip("_")
     if alpha != 1:
-        b = alpha * b
+        b = marked_as(alpha * b, b)
     if name in ("sub", "subtract", "isub"):
-        b = -b
+        b = marked_as(-b, b)
     elif name in ("rsub",):
         a, b = -a, b
     return add(gates, a, b)
@@ -289,6 +299,8 @@ def _join(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) 
     live = next((part for part in parts if is_live(part)), None)
     if live is None:
         return func(*args, **kwargs)
+    if func.__name__ == "stack" and len(parts) == 2 and all(map(is_live, parts)):
+        gates.residual_sum(*parts)
     noted = [part if is_live(part) else gates.constant(part, live, part.shape) for part in parts]
     rest = {k: v for k, v in kwargs.items() if k != "tensors"}
     return func(noted, *args[1:], **rest)
@@ -352,14 +364,15 @@ HANDLERS: dict[str, Handler] = {
     **_rows(_gate, "softmax", "_softmax", "_masked_softmax", "softmin", "gumbel_softmax"),
     **_rows(_gate, "rsqrt", "sqrt", "reciprocal", "__rdiv__", "__rtruediv__", "var", "std"),
     **_rows(_gate, "norm", "vector_norm", "linalg_norm", "linalg_vector_norm", "matrix_norm"),
-    **_rows(_gate, "exp", "exp2", "log", "log2", "log10", "cosine_similarity"),
+    **_rows(_gate, "exp", "exp2", "log", "log2", "log10"),
     **_rows(_variance_and_mean, "var_mean", "std_mean"),
     **_rows(_activation, "gelu", "silu", "sigmoid", "tanh", "elu", "selu", "celu", "mish"),
     **_rows(
         _activation, "softplus", "softsign", "log_sigmoid", "logsigmoid", "hardswish", "hardsigmoid"
     ),
     **_rows(_activation, "hardtanh", "relu6", "tanhshrink", "softshrink", "hardshrink"),
-    **_rows(_activation, "erf", "sin", "cos", "log1p", "expm1", "special_erf", "atan", "clamp"),
+    **_rows(_activation, "erf", "sin", "cos", "log1p", "expm1", "special_erf", "atan"),
+    **_rows(_activation, "clamp", "clip", "clamp_min", "clamp_max", "_threshold", "special_expit"),
     **_rows(_glu, "glu"),
     **_rows(_power, "pow", "__pow__", "square"),
     **_rows(_log_softmax, "log_softmax"),
@@ -380,4 +393,5 @@ HANDLERS: dict[str, Handler] = {
     **_rows(_convolution, "conv1d", "conv2d", "conv3d"),
     **_rows(_convolution, "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     **gate_blocks.HANDLERS,
+    **gate_writes.HANDLERS,
 }

@@ -14,7 +14,10 @@ with their place on the tokens, later ones only with their total per volume; *to
 skip operand of that first residual sum, the token sequence that enters the first block.
 
 A function that is not known here keeps its own gradient; its relevance then does not add up,
-and the completeness of the map shows it.
+and the completeness of the map shows it. A value that was computed from the input and is *held*
+constant (a softmax, a standard deviation, what the model itself detaches) may weigh or divide
+what is live. Where it is added instead, it is a part of the score that no place gets: its total
+is kept apart, so that the map can say so.
 """
 
 from __future__ import annotations
@@ -29,8 +32,9 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from g3dvit.capture.frozen_functions import LiveConstant, order_of, wide_dtype
-from g3dvit.capture.gate_rules import HANDLERS, comes_from, comes_straight_from
+from g3dvit.capture.frozen_functions import LiveConstant, is_live, order_of, wide_dtype
+from g3dvit.capture.gate_rules import HANDLERS, comes_straight_from, joined_behind
+from g3dvit.capture.held_values import is_held, note_held
 from g3dvit.capture.outputs import as_tokens, token_axes
 
 
@@ -48,12 +52,18 @@ class Constant:
         Number of tokens it was added to; 0 where it has no tokens.
     differs_by_token
         True where its values depend on the token: a position, not a bias.
+    source
+        The voxels it was added to, where it was added to the bare voxels; part of the graph.
+    held
+        Whether it was computed from the input and is held constant.
     """
 
     leaf: Tensor = field(repr=False)
     order: int
     num_tokens: int
     differs_by_token: bool
+    source: Tensor | None = field(default=None, repr=False)
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,20 +122,36 @@ class FrozenGates(TorchFunctionMode):
         self.input = self.leaf.clone()  # what the model gets; it may change it in place
         self.share = torch.ones(self.batch, dtype=wide_dtype(x), device=x.device)
         self.share.requires_grad_()
+        self.held_share = torch.ones_like(self.share).requires_grad_()
         self.token_counts = tuple(dict.fromkeys(token_counts))
         self.constants: list[Constant] = []
         self.patch_norms: list[PatchNorm] = []
         self.tokens: TokenPoint | None = None
+        self.seen: dict[Any, Tensor] = {}  # what looks like tokens, until they are found
         self.root = self.input.grad_fn
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         keywords = dict(kwargs or {})
-        handler = HANDLERS.get(getattr(func, "__name__", ""))
+        name = getattr(func, "__name__", "")
+        handler = HANDLERS.get(name)
         if handler is None or not torch.is_grad_enabled():
-            return func(*args, **keywords)
-        return handler(self, func, args, keywords)
+            out = func(*args, **keywords)
+        else:
+            out = handler(self, func, args, keywords)
+        if is_live(out):
+            self._remember(out)
+        else:
+            note_held(name, out, args, keywords)
+        return out
+
+    def _remember(self, out: Tensor) -> None:
+        """Keep what looks like tokens until the first residual sum tells which of them are."""
+        if self.tokens is not None or out.grad_fn is None:
+            return
+        if any(token_axes(out.shape, self.batch, count) for count in self.token_counts):
+            self.seen[out.grad_fn] = out
 
     def share_now(self) -> Tensor:
         """Return the vector of ones whose gradient collects the constant noted next."""
@@ -134,22 +160,29 @@ class FrozenGates(TorchFunctionMode):
     def constant(self, value: Tensor | float, like: Tensor, shape: torch.Size) -> Tensor:
         """Note a constant and return it as a live tensor of the given shape."""
         tensor = torch.as_tensor(value, device=like.device)
+        held = is_held(value)
         if not tensor.is_floating_point():
             tensor = tensor.to(like.dtype)
         if not isinstance(value, Tensor):
             tensor = tensor.to(like.dtype)
         full = tensor.detach().expand(shape)
         if self.tokens is not None:
-            noted: Tensor = LiveConstant.apply(self.share_now(), full)
+            share = self.held_share if held else self.share_now()
+            noted: Tensor = LiveConstant.apply(share, full)
             return noted
         leaf = full.clone().requires_grad_()
         count, differs = self._place(tensor, shape)
         live = leaf.view_as(leaf)
-        self.constants.append(Constant(leaf, order_of(live), count, differs))
+        bare = not count and shape == like.shape and FrozenGates.is_voxels(self, like)
+        source = like if bare else None
+        self.constants.append(Constant(leaf, order_of(live), count, differs, source, held))
         return live
 
     def _place(self, value: Tensor, shape: torch.Size) -> tuple[int, bool]:
-        for count in self.token_counts:
+        fewest, most = min(self.token_counts), max(self.token_counts)
+        # Register tokens may join later: positions were then added to fewer tokens.
+        between = [n for n in range(fewest + 1, most) if len(shape) == 3 and n in shape[:2]]
+        for count in (*self.token_counts, *between):
             axes = token_axes(shape, self.batch, count)
             if axes is not None:
                 own = (1,) * (len(shape) - value.ndim) + tuple(value.shape)
@@ -164,12 +197,20 @@ class FrozenGates(TorchFunctionMode):
         """Look whether a sum of two live tensors is the first residual sum of the tokens."""
         if self.tokens is not None or a.shape != b.shape:
             return
-        skip, branch = sorted((a, b), key=order_of)
         for count in self.token_counts:
-            if as_tokens(a, self.batch, count) is not None and comes_from(branch, skip):
-                edge = get_gradient_edge(skip)
+            if as_tokens(a, self.batch, count) is None:
+                continue
+            joined = joined_behind(a, b)
+            if joined is None:
+                return
+            skip, node = joined
+            skip = skip if skip.grad_fn is node else self.seen.get(node, skip)
+            # A tensor that was written into since is no longer what the branch came from.
+            if skip.grad_fn is node and as_tokens(skip, self.batch, count) is not None:
                 value = skip.detach().clone()
+                edge = get_gradient_edge(skip)
                 self.tokens = TokenPoint(value, edge, order_of(skip), count)
+                self.seen.clear()
                 return
 
 

@@ -103,12 +103,18 @@ class ConstantProducts:
         True for a position, False for a bias.
     before_tokens
         True where it was added before the tokens enter the first block.
+    voxels : (batch, ...)
+        The products in the input's own layout, for a constant that was added to the bare voxels.
+    held
+        Whether it was computed from the input and is held constant.
     """
 
     products: Tensor = field(repr=False)
     num_tokens: int
     differs_by_token: bool
     before_tokens: bool
+    voxels: Tensor | None = field(default=None, repr=False)
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,12 +132,15 @@ class FrozenProducts:
         The constants that were added before it or in the first block.
     later : (batch,)
         All constants after it, summed.
+    held : (batch,)
+        What was computed from the input after it and is held constant; part of no other sum.
     """
 
     voxels: Tensor = field(repr=False)
     tokens: Float[Tensor, "batch tokens"] | None = field(repr=False)
     constants: tuple[ConstantProducts, ...]
     later: Float[Tensor, " batch"]
+    held: Float[Tensor, " batch"]
 
 
 class FrozenPass:
@@ -166,6 +175,8 @@ class FrozenPass:
         with gates:
             self.logits = first_output(run(gates.input))
         self.gates: FrozenGates = gates
+        # A number of tokens between the known ones: others joined them later, somewhere.
+        trace = trace or any(c.num_tokens not in (0, *gates.token_counts) for c in gates.constants)
         self._reached = self._trace() if trace and gates.tokens is not None else {}
 
     def _trace(self) -> dict[int, Tensor]:
@@ -224,7 +235,7 @@ class FrozenPass:
         edges = [] if gates.tokens is None else [gates.tokens.edge]
         norms = [norm.leaf for norm in gates.patch_norms]
         leaves = [constant.leaf for constant in gates.constants]
-        inputs: list[Any] = [gates.leaf, gates.share, *norms, *leaves, *edges]
+        inputs: list[Any] = [gates.leaf, gates.share, gates.held_share, *norms, *leaves, *edges]
         gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
         if self.logits.requires_grad:
             gradients = torch.autograd.grad(
@@ -234,7 +245,7 @@ class FrozenPass:
                 retain_graph=True,
                 allow_unused=True,
             )
-        of_voxels, of_share, *rest = gradients
+        of_voxels, of_share, of_held, *rest = gradients
         voxels = _product(gates.leaf, of_voxels)
         for norm, gradient in zip(gates.patch_norms, rest, strict=False):
             voxels = voxels + carry_back(_product(norm.leaf, gradient), norm.source, gates.leaf)
@@ -243,12 +254,14 @@ class FrozenPass:
             self._place(number, constant, gradient)
             for number, (constant, gradient) in enumerate(zip(gates.constants, rest, strict=False))
         )
-        later = torch.zeros_like(gates.share) if of_share is None else of_share
+        none = torch.zeros_like(gates.share)
+        later = none if of_share is None else of_share.detach()
+        held = none if of_held is None else of_held.detach()
         tokens = None
         if gates.tokens is not None:
             product = _product(gates.tokens.value, rest[-1])
             tokens = self._tokens(product, gates.tokens.num_tokens).sum(-1)
-        return FrozenProducts(voxels, tokens, constants, later.detach())
+        return FrozenProducts(voxels, tokens, constants, later, held)
 
     def _tokens(self, values: Tensor, count: int) -> Float[Tensor, "batch tokens features"]:
         tokens = as_tokens(values, self.gates.batch, count)
@@ -268,7 +281,12 @@ class FrozenPass:
                 1, self._reached[number], values
             )
         before = gates.tokens is None or constant.order <= gates.tokens.order
-        return ConstantProducts(values, count, constant.differs_by_token, before)
+        voxels = None
+        if before and constant.source is not None and gradient is not None:
+            voxels = carry_back(product, constant.source, gates.leaf)
+        return ConstantProducts(
+            values, count, constant.differs_by_token, before, voxels, constant.held
+        )
 
 
 def carry_back(relevance: Tensor, source: Tensor, leaf: Tensor) -> Tensor:

@@ -234,6 +234,33 @@ def check_completeness(error: float, module: str = "", *, of: str = "the score")
     )
 
 
+def check_held(value: float, module: str = "") -> Check:
+    """Judge the share of the score that comes from values held constant.
+
+    Parameters
+    ----------
+    value
+        As `g3dvit.methods.held_share` gives it.
+    module
+        Where they are added, if known.
+    """
+    where = f" in {module}" if module else ""
+    return judge(
+        "held constants",
+        value,
+        0.02,
+        0.2,
+        (
+            "What is computed from the volume has its share in this map",
+            f"A part of the score is computed from the volume{where} in a way that this map holds "
+            "constant: no place is credited with it",
+            f"Much of the score is computed from the volume{where} in a way that this map holds "
+            "constant: no place is credited with it, so that the map leaves it out",
+        ),
+        low_is_bad=False,
+    )
+
+
 def check_path(error: float) -> Check:
     """Judge the completeness error of a path method."""
     return judge(

@@ -18,6 +18,7 @@ from g3dvit.methods.frozen_gates import (
     completeness_error,
     frozen_gate,
     frozen_gate_noise,
+    held_share,
 )
 from g3dvit.methods.gradients import (
     expected_gradients,
@@ -64,6 +65,7 @@ __all__ = [
     "gradcam_plus_plus",
     "gradient_rollout",
     "gradient_x_input",
+    "held_share",
     "hirescam",
     "hirescam_blocks",
     "integrated_gradients",

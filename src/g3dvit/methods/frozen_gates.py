@@ -41,6 +41,14 @@ class ConstantShare(Protocol):
     def before_tokens(self) -> bool:
         """True where it was added before the tokens enter the first block."""
 
+    @property
+    def voxels(self) -> Tensor | None:
+        """(batch, ...), in the layout of the input, where it was added to the bare voxels."""
+
+    @property
+    def held(self) -> bool:
+        """True where it was computed from the input and is held constant."""
+
 
 class Products(Protocol):
     """Value times gradient of everything that enters the frozen model additively."""
@@ -61,6 +69,10 @@ class Products(Protocol):
     def later(self) -> Tensor:
         """(batch,), all later constants."""
 
+    @property
+    def held(self) -> Tensor:
+        """(batch,), what was computed from the input later on and is held constant."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrozenGateMap:
@@ -77,7 +89,9 @@ class FrozenGateMap:
     embedding_bias : (batch, patches)
         The part of the content that comes from biases of the patch embedding.
     prefix, bias : (batch,)
-        From prefix and suffix tokens, and from all later constants.
+        From prefix and suffix tokens, and from all later constants, held values among them.
+    held : (batch,)
+        From values that the model computes from the input and adds, and that are held constant.
     voxels : (batch, ...)
         In the layout of the input; with the embedding bias they make up the content.
     total_from_voxels, total_from_tokens : (batch,)
@@ -90,6 +104,7 @@ class FrozenGateMap:
     embedding_bias: Float[Tensor, "batch patches"] = field(repr=False)
     prefix: Float[Tensor, " batch"]
     bias: Float[Tensor, " batch"]
+    held: Float[Tensor, " batch"]
     voxels: Float[Tensor, "batch ..."] = field(repr=False)
     total_from_voxels: Float[Tensor, " batch"] = field(repr=False)
     total_from_tokens: Float[Tensor, " batch"] = field(repr=False)
@@ -105,7 +120,7 @@ def frozen_gate(
     products: Products,
     num_patches: int,
     num_prefix_tokens: int,
-    voxels_by_patch: Float[Tensor, "batch patches"],
+    by_patch: Callable[[Tensor], Float[Tensor, "batch patches"]],
     offset: Float[Tensor, " batch"],
 ) -> FrozenGateMap:
     """Sort value-times-gradient products into content, position, prefix and bias.
@@ -116,9 +131,8 @@ def frozen_gate(
         What a pass with frozen gates gave for one score.
     num_patches, num_prefix_tokens
         How the tokens are laid out.
-    voxels_by_patch : (batch, patches)
-        The voxels' products summed over each patch, in the order of the tokens; used where the
-        model has no residual sum of tokens, so that only voxels and constants can be told.
+    by_patch
+        Sums values in the layout of the input over each patch, in the order of the tokens.
     offset : (batch,)
         Constant part of the score itself; counted as bias.
 
@@ -128,6 +142,8 @@ def frozen_gate(
     https://arxiv.org/abs/2506.02138
     """
     batch = len(offset)
+    # Where the model has no residual sum of tokens, only voxels and constants can be told.
+    voxels_by_patch = by_patch(products.voxels)
     zeros = torch.zeros_like(voxels_by_patch)
 
     def at_patches(values: Tensor) -> Tensor:
@@ -135,9 +151,12 @@ def frozen_gate(
         return values[:, start : start + num_patches]
 
     position, embedding_bias = zeros, zeros
-    before, behind = torch.zeros_like(offset), products.later + offset
+    held = products.held
+    before, behind = torch.zeros_like(offset), products.later + held + offset
     for constant in products.constants:
         total = constant.products.sum(1)
+        if constant.held:
+            held = held + total
         if not constant.before_tokens:
             behind = behind + total
             continue
@@ -146,6 +165,8 @@ def frozen_gate(
             position = position + at_patches(constant.products)
         elif constant.num_tokens:
             embedding_bias = embedding_bias + at_patches(constant.products)
+        elif constant.voxels is not None:
+            embedding_bias = embedding_bias + by_patch(constant.voxels)
 
     from_voxels = products.voxels.reshape(batch, -1).sum(1) + before + behind
     if products.tokens is None:
@@ -161,6 +182,7 @@ def frozen_gate(
         embedding_bias=embedding_bias,
         prefix=prefix,
         bias=behind,
+        held=held,
         voxels=products.voxels,
         total_from_voxels=from_voxels,
         total_from_tokens=relevance.sum(1) + prefix + behind,
@@ -203,6 +225,13 @@ def frozen_gate_noise(
                 part = getattr(one, name) / samples
                 total[name] = total[name] + part if name in total else part
     return [FrozenGateMap(**total) for total in totals]
+
+
+def held_share(shares: FrozenGateMap, score: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Return how much of the score comes from values held constant, relative to its size."""
+    size = shares.relevance.double().abs().sum(1) + shares.prefix.abs() + shares.bias.abs()
+    scale = torch.maximum(score.double().abs(), size).clamp_min(torch.finfo(torch.float64).tiny)
+    return shares.held.double().abs() / scale
 
 
 def completeness_error(
