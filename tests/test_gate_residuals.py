@@ -240,3 +240,28 @@ def test_where_held_values_are_much_and_little():
     assert [check_held(v).verdict for v in (0.0, 0.019, 0.021, 0.19, 0.21)] == [
         "pass", "pass", "warn", "warn", "fail",
     ]  # fmt: skip
+
+
+class AutocastInside(nn.Module):
+    """Turns autocast on in its own forward."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    @torch.autocast("cpu", torch.bfloat16)
+    def forward(self, x):
+        with torch.autocast("cpu", torch.float16):
+            return self.model(x).float()
+
+
+@pytest.mark.parametrize("method", ["frozen_gate", "frozen_gate_gamma", "token_gradcam"])
+def test_autocast_of_the_model_itself_stays_off(method):
+    plain = drifted(seeded(TinyViT)())
+    found, wrapped = (
+        Explainer(model, (1, *SHAPE)).explain(X, method, target=1)
+        for model in (plain, AutocastInside(plain))
+    )
+    torch.testing.assert_close(wrapped.relevance, found.relevance, rtol=1e-5, atol=1e-7)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16

@@ -40,11 +40,11 @@ def guest(model: nn.Module) -> Iterator[nn.Module]:
     """Lend a model in the state in which it is explained, and restore all of it.
 
     Inside: evaluation mode, no parameter requires gradients, gradients can be recorded whatever
-    the caller's mode is, compiled models run eagerly, autocast, gradient checkpointing and the
-    fused transformer layer (which hides its attention) are off. Afterwards, also after an
-    exception or Ctrl-C, every submodule's training flag, ``requires_grad``, ``.grad``, buffer,
-    attribute (such as attention that it keeps) and the states of the random generators (torch,
-    numpy, python) are as before.
+    the caller's mode is, compiled models run eagerly, autocast (the model's own too), gradient
+    checkpointing and the fused transformer layer (which hides its attention) are off. Afterwards,
+    also after an exception or Ctrl-C, every submodule's training flag, ``requires_grad``,
+    ``.grad``, buffer, attribute (such as attention that it keeps) and the states of the random
+    generators (torch, numpy, python) are as before.
 
     Parameters
     ----------
@@ -63,6 +63,7 @@ def guest(model: nn.Module) -> Iterator[nn.Module]:
         stack.enter_context(torch.enable_grad())
         for device in {"cpu"} | {p.device.type for p in inner.parameters()}:
             stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(_autocast_stays_off())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(torch.backends.mha.set_fastpath_enabled, _fastpath())
         torch.backends.mha.set_fastpath_enabled(False)
@@ -73,6 +74,29 @@ def guest(model: nn.Module) -> Iterator[nn.Module]:
 
 def _fastpath() -> bool:
     return bool(torch.backends.mha.get_fastpath_enabled())
+
+
+@contextmanager
+def _autocast_stays_off() -> Iterator[None]:
+    """Let a model that turns autocast on in its own forward run in the type of its parameters.
+
+    Half precision in some of its parts would be rounding error in the map, and backward passes
+    that are written here would meet two types at once.
+    """
+    enter: Callable[[Any], Any] = torch.autocast.__enter__
+
+    def enter_disabled(self: Any) -> Any:
+        enabled, self._enabled = self._enabled, False
+        try:
+            return enter(self)
+        finally:
+            self._enabled = enabled
+
+    torch.autocast.__enter__ = enter_disabled  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autocast.__enter__ = enter  # type: ignore[method-assign]
 
 
 @contextmanager
