@@ -88,6 +88,12 @@ def no_view_of_voxels(model):
         p.mul_(1e-5)
 
 
+def biases_alone(model):
+    no_view_of_voxels(model)
+    model.embed[-1].bias.fill_(1.0)
+    model.position.mul_(0.05)
+
+
 def no_attention_to_patches(factor):
     def change(model):
         for block in model.blocks:
@@ -321,6 +327,7 @@ CASES: dict[str, Case] = {
     **_both("positions alone", _case(no_view_of_voxels, "position share")),
     **_both("positions alone, HiResCAM", _case(no_view_of_voxels, "input-blind",
                                                method="hirescam")),
+    **_both("biases of the embedding alone", _case(biases_alone, "voxel share")),
     "dead ReLU": Case(changed(MEAN, dead_relu), "position share", recipe=MEAN),
     "dead ReLU, token removal": Case(changed(MEAN, dead_relu), "input-blind", "token_removal",
                                      recipe=MEAN),

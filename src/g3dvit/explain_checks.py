@@ -69,6 +69,9 @@ def _checks(batch: Context, name: str) -> list[tuple[Check, ...]]:
         content, position = per_map(maps["content"]), per_map(maps["position"])
         shares = worst(diagnose.position_share(content, position), low=False)
         checks = [(*c, diagnose.check_position(v)) for c, v in zip(checks, shares, strict=True)]
+        bias = per_map(maps["embedding_bias"])
+        shares = worst(diagnose.voxel_share(content, bias, position))
+        checks = [(*c, diagnose.check_voxels(v)) for c, v in zip(checks, shares, strict=True)]
     return checks
 
 

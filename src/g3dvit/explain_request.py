@@ -122,7 +122,8 @@ def resolve_options(
             _refuse_argument(part.name, methods)
     for name in ("samples", "shifts"):
         value = given[name]
-        if value is not None and not (isinstance(value, int) and value >= 1):
+        count = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (count and value >= 1):
             raise MethodError(f"`{name}` takes a positive integer, was given {value!r}")
     for name in ("noise", "gamma"):
         value = given[name]

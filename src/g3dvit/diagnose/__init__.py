@@ -22,6 +22,7 @@ positive share      sum_p max(R_p, 0) / sum_p |R_p|                            <
 flat map            |R - mean_p R_p| / |R|                                     < 0.05    < 0.2
 patch share         sum_p |R_p| / (sum_p |R_p| + |prefix| + |bias|)            < 0.02    < 0.2
 position share      sum_p |pos_p| / sum_p (|content_p| + |pos_p|)              > 0.99    > 0.9
+voxel share         sum_p |vox_p| / sum_p (|vox_p| + |bias_p| + |pos_p|)           < 0.01    < 0.03
 outside the brain   sum of |R_p| over patches without brain / sum_p |R_p|      > 0.5     > 0.25
 saturated head      distance of an explained probability from 0 and 1          < 1e-6    < 1e-3
 cancelling voxels   sum_p |R_p| / sum_v |R_v|                                  < 100 u   < 1e-3
@@ -54,9 +55,9 @@ backward pass throws away, and all that mean weights keep; 1/D is chance.
 Where the thresholds are from: those of rounding are multiples of the rounding unit. A flat map of
 one sign has a normalised entropy above 0.999. The others lie well beyond what ten trained
 development models gave in 928 maps of right decisions (``tests/test_check_healthy.py``): lowest
-spread 0.27 and patch share 0.75, highest position share 0.89, mean correlation between volumes
-0.49 and between classes 0.38 (methods that know the class), float64 agreement and jitter 0.996 and
-more. They are judged there on other models.
+spread 0.27, patch share 0.75 and voxel share 0.11, highest position share 0.89, mean correlation
+between volumes 0.49 and between classes 0.38 (methods that know the class), float64 agreement and
+jitter 0.996 and more. They are judged there on other models.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ from g3dvit.diagnose.maps import (
     check_positive,
     check_removal,
     check_saturated,
+    check_voxels,
     not_finite,
     outside_share,
     patch_share,
@@ -110,6 +112,7 @@ from g3dvit.diagnose.maps import (
     positive_share,
     size_in_score,
     spread,
+    voxel_share,
 )
 
 __all__ = [
@@ -142,6 +145,7 @@ __all__ = [
     "check_saturated",
     "check_steering",
     "check_uniform",
+    "check_voxels",
     "class_blind",
     "dead_gradient",
     "discarded_share",
@@ -161,5 +165,6 @@ __all__ = [
     "spearman",
     "spread",
     "uniform_gradient",
+    "voxel_share",
     "worst",
 ]

@@ -57,6 +57,21 @@ def position_share(
     return _share(of_position, of_position + content.double().abs().sum(1))
 
 
+def voxel_share(
+    content: Float[Tensor, "batch patches"],
+    embedding_bias: Float[Tensor, "batch patches"],
+    position: Float[Tensor, "batch patches"],
+) -> Float[Tensor, " batch"]:
+    """Return the share of voxels in the relevance of patches, per volume.
+
+    ``sum_p |vox_p| / sum_p (|vox_p| + |bias_p| + |pos_p|)``, ``vox = content - bias``: neither
+    the biases of the patch embedding nor positions depend on what is shown.
+    """
+    content, bias = content.double(), embedding_bias.double()
+    of_voxels = (content - bias).abs().sum(1)
+    return _share(of_voxels, of_voxels + bias.abs().sum(1) + position.double().abs().sum(1))
+
+
 def size_in_score(
     relevance: Float[Tensor, "batch targets more"], scores: Float[Tensor, "batch targets"]
 ) -> Float[Tensor, "batch targets"]:
@@ -173,6 +188,23 @@ def check_position(value: float) -> Check:
             "this one",
         ),
         low_is_bad=False,
+    )
+
+
+def check_voxels(value: float) -> Check:
+    """Judge `voxel_share`."""
+    return judge(
+        "voxel share",
+        value,
+        0.03,
+        0.01,
+        (
+            "What the volume shows has its part in this map",
+            "Hardly any of this map comes from the voxels: most of it is the position code and "
+            "biases, the same for every volume",
+            "Next to nothing of this map comes from the voxels: it is the position code and "
+            "biases, the same for every volume, and does not show what is in this one",
+        ),
     )
 
 
