@@ -265,3 +265,30 @@ def test_autocast_of_the_model_itself_stays_off(method):
     torch.testing.assert_close(wrapped.relevance, found.relevance, rtol=1e-5, atol=1e-7)
     with torch.autocast("cpu", torch.bfloat16):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+class CausalEncoder(nn.Module):
+    """Makes a mask in its forward, in torch's default type."""
+
+    def __init__(self, built_in):
+        super().__init__()
+        self.inner, self.built_in = TinyViT(pool="patches"), built_in
+        self.layer = nn.TransformerEncoderLayer(12, 2, 24, batch_first=True)
+
+    def forward(self, x):
+        x = self.inner.embed(x) + self.inner.position[:, 1:]
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        if self.built_in:
+            x = self.layer(x, src_mask=mask)
+        else:
+            heads = x.unsqueeze(1)
+            x = x + F.scaled_dot_product_attention(heads, heads, heads, mask).squeeze(1)
+        return self.inner.head(self.inner.norm(x).mean(1))
+
+
+@pytest.mark.parametrize("built_in", [True, False])
+@pytest.mark.parametrize("method", ["frozen_gate", "gradient_x_input"])
+def test_masks_that_a_model_makes_hold_in_float64_too(built_in, method):
+    model = drifted(seeded(lambda: CausalEncoder(built_in))())
+    found = Explainer(model, (1, *SHAPE)).explain(X, method, target=1, check="float64")
+    assert all(c.value > 0.999 for c in check_of(found, "float64 agreement"))

@@ -287,7 +287,7 @@ def _merged_mask(
             )
         if mask.ndim == 3:
             mask = mask.reshape(batch, heads, *mask.shape[1:])
-        mask = F.pad(mask, (0, length - mask.shape[-1]))
+        mask = F.pad(mask.to(dtype), (0, length - mask.shape[-1]))
         total = mask if total is None else total + mask
     return total
 

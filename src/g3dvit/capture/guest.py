@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
+
+_ATTENTION = ("scaled_dot_product_attention", "multi_head_attention_forward")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -272,4 +275,32 @@ def substituted(model: nn.Module, change: Callable[[Tensor], Tensor]) -> Callabl
                 if id(tensor) not in made:
                     made[id(tensor)] = change(tensor.detach())
                 state[f"{path}.{name}".lstrip(".")] = made[id(tensor)]
-    return lambda x: functional_call(model, state, (x,), tie_weights=False)
+
+    def run(x: Tensor) -> Any:
+        with _MasksInType():
+            return functional_call(model, state, (x,), tie_weights=False)
+
+    return run
+
+
+class _MasksInType(TorchFunctionMode):
+    """Gives attention masks the type of the queries.
+
+    A mask that a model makes in its forward is float32 whatever the type of the parameters, and
+    torch's fused attention reads the numbers of a mask of another type wrongly, without a word.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        keywords = dict(kwargs or {})
+        if getattr(func, "__name__", "") in _ATTENTION:
+            query = args[0] if args else keywords["query"]
+
+            def in_type(value: Any) -> Any:
+                floats = isinstance(value, Tensor) and value.is_floating_point()
+                return value.to(query.dtype) if floats else value
+
+            args = tuple(map(in_type, args))
+            keywords = {name: in_type(value) for name, value in keywords.items()}
+        return func(*args, **keywords)
