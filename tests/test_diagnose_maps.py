@@ -81,7 +81,7 @@ def test_thresholds_of_the_checks_of_maps():
 def test_numbers_in_sentences_are_short_and_true():
     check = diagnose.check_flat(0.1234567)
     assert "(0.123; at least 0.2 is asked for)" in check.sentence
-    assert "(1.2e-06; at least 0.001 is asked for)" in diagnose.check_removal(1.2e-6).sentence
+    assert "(1.2e-05; at least 0.001 is asked for)" in diagnose.check_removal(1.2e-5).sentence
 
 
 def test_what_does_not_apply_passes_and_has_no_number():

@@ -97,7 +97,8 @@ RESET = """(async () => {
 def page(loaded, path):
     """The loaded page with every control as at first, but slices only."""
     loaded.resize(900, 700)
-    if not loaded.run("document.title.startsWith('sub-01') && !!window.g3dvit"):
+    # Another test may have opened a page of its own.
+    if loaded.run("location.href") != path.as_uri():
         loaded.open(path)
     first = loaded.run("window.first ??= g3dvit.state.layer")
     loaded.run(RESET.replace("DEFAULTS", json.dumps(DEFAULTS)).replace("FIRST", str(first)))
@@ -750,12 +751,13 @@ def test_every_text_has_the_contrast_that_wcag_asks_for(page):
     assert page.run(CONTRASTS) == {}
 
 
-def test_focus_goes_through_the_page_in_the_order_of_the_page(page):
+def test_focus_goes_through_the_page_in_the_order_of_the_page(page, path):
     """Tab order is that of the document, nothing jumps, and every stop is visible."""
     jumpers = page.run("[...document.querySelectorAll('[tabindex]')].filter(e => e.tabIndex > 0)"
                        ".length")  # fmt: skip
     assert jumpers == 0
-    page.run("document.activeElement.blur(); scrollTo(0, 0)")
+    # Tab begins where one last clicked, so at the top of a page that was just opened.
+    page.open(path)
     visited = []
     for _ in range(24):
         for kind in ("keyDown", "keyUp"):

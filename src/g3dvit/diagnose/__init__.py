@@ -28,7 +28,7 @@ saturated head      distance of an explained probability from 0 and 1          <
 cancelling voxels   sum_p |R_p| / sum_v |R_v|                                  < 100 u   < 1e-3
 completeness        |sum of shares - score| / max(|score|, sum |R|)            > 0.05    > 0.01
 held constants      |share of values held constant| / max(|score|, sum |R|)    > 0.2     > 0.02
-removal             max_p |R_p| / max(max_p |R_p|, |score|)                    < 1e-6    < 1e-3
+removal             max_p |R_p| / max(max_p |R_p|, |score|)                    < 6e-6    < 1e-3
 draws               rms standard error of R_p over their standard deviation    > 0.7     > 0.4
 kept shifts         share of shifts that do not change the model's decision    0         < 0.5
 ==================  =========================================================  ========  =======
