@@ -292,3 +292,69 @@ def test_masks_that_a_model_makes_hold_in_float64_too(built_in, method):
     model = drifted(seeded(lambda: CausalEncoder(built_in))())
     found = Explainer(model, (1, *SHAPE)).explain(X, method, target=1, check="float64")
     assert all(c.value > 0.999 for c in check_of(found, "float64 agreement"))
+
+
+# -- what is and is not the tokens ---------------------------------------------------------
+class Orthogonal(Block):
+    """Adds only what is new: its branch less that part of it that is along the tokens."""
+
+    def forward(self, x):
+        out = self.attention(self.norm1(x))
+        unit = F.normalize(x, dim=-1)
+        return x + (out - (out * unit).sum(-1, keepdim=True) * unit)
+
+
+def test_a_difference_that_other_ways_pass_by_is_not_taken_for_the_tokens():
+    check_content(explained(drifted(seeded(lambda: TinyViT(block=Orthogonal))())))
+
+
+class FramesAndPlaces(nn.Module):
+    """Adds its positions while the tokens still lie on a grid of two axes."""
+
+    def __init__(self, grid):
+        super().__init__()
+        self.grid, self.inner = grid, TinyViT(before=0, pool="patches")
+
+    def forward(self, x):
+        m = self.inner
+        x = m.embed[1](m.embed[0](x).unflatten(1, self.grid))
+        x = x + m.position.unflatten(1, self.grid)
+        x = x.flatten(1, 2)
+        for block in m.blocks:
+            x = block(x)
+        return m.head(m.norm(x).mean(1))
+
+
+@pytest.mark.parametrize("grid", [(5, 6), (2, 15)])
+def test_positions_of_tokens_on_two_axes_are_positions(grid):
+    found = explained(drifted(seeded(lambda: FramesAndPlaces(grid))()))
+    check_content(found)
+    assert found.position.abs().max() > 0
+
+
+def test_a_volume_that_the_model_standardises_is_told_from_one_that_it_does_not():
+    for standardise, verdict in ((False, "pass"), (True, "warn")):
+        model = drifted(seeded(lambda s=standardise: TinyViT(standardise=s))())
+        told = check_of(explained(model, X + 3), "voxels and patches")
+        assert {c.verdict for c in told} == {verdict}, [c.value for c in told]
+
+
+class History(nn.Module):
+    """Looks back at all earlier tokens, volumes and tokens on one axis, as many as volumes."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.norm = TinyViT(), nn.LayerNorm(12)
+
+    def forward(self, x):
+        m = self.inner
+        x = torch.cat([m.before.expand(len(x), -1, -1), m.embed(x)], 1) + m.position
+        every = [x]
+        for block in m.blocks:
+            every.append(block(every[-1]))
+        behind = self.norm(torch.stack(every, 2).flatten(0, 1))  # (volumes * tokens, 3, 12)
+        return m.head(behind.mean(1).unflatten(0, x.shape[:2])[:, 0] + m.norm(x)[:, 0])
+
+
+def test_shares_of_volumes_that_look_told_apart_and_are_not_add_up():
+    check_shares(explained(drifted(seeded(History)())))

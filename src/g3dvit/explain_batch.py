@@ -34,7 +34,7 @@ from g3dvit.targets import Chosen, Scores
 
 #: Above this completeness error the volumes of a batch are run one at a time: a model may hold
 #: its volumes on an axis where they cannot be told apart.
-_RETRY = 2e-3
+_RETRY = 1e-4
 #: Above this, a model in half precision is run with float32 copies of its parameters.
 _RETRY_HALF = 5e-3
 #: Above these, what is missing or held constant is searched for: where its checks warn.

@@ -72,6 +72,10 @@ def _checks(batch: Context, name: str) -> list[tuple[Check, ...]]:
         bias = per_map(maps["embedding_bias"])
         shares = worst(diagnose.voxel_share(content, bias, position))
         checks = [(*c, diagnose.check_voxels(v)) for c, v in zip(checks, shares, strict=True)]
+        voxels = batch.patch_sums(maps["voxel_relevance"].flatten(0, 1))
+        missed = diagnose.voxel_disagreement(content, per_map(voxels) + bias)
+        apart = worst(missed, low=False)
+        checks = [(*c, diagnose.check_voxels_agree(v)) for c, v in zip(checks, apart, strict=True)]
     return checks
 
 

@@ -24,7 +24,7 @@ from g3dvit.methods.frozen_gates import FrozenGateMap
 from g3dvit.targets import Chosen, Scores, score_batch
 
 #: Above this completeness error the volumes of a batch are run one at a time.
-_RETRY = 2e-3
+_RETRY = 1e-4
 
 
 @dataclass(frozen=True, slots=True, eq=False)

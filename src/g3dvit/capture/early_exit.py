@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from g3dvit.capture.frozen_functions import is_live
-from g3dvit.capture.gate_rules import joined_behind
+from g3dvit.capture.graph_walks import joined_behind
 from g3dvit.capture.outputs import token_axes
 
 _ADDITIONS = frozenset({"add", "__add__", "__radd__", "__iadd__", "add_"})

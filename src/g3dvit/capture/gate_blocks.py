@@ -48,6 +48,7 @@ def _finish(gates: FrozenGates, source: Tensor, out: Tensor, bias: Tensor | None
         leaf = out.detach().requires_grad_()
         gates.patch_norms.append(PatchNorm(leaf, source))
         out = leaf.clone()
+        gates.starts.add(out.grad_fn)
     return out if bias is None else add(gates, out, bias)
 
 

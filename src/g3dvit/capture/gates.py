@@ -33,9 +33,10 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from g3dvit.capture.frozen_functions import LiveConstant, is_live, order_of, wide_dtype
-from g3dvit.capture.gate_rules import HANDLERS, comes_straight_from, joined_behind
+from g3dvit.capture.gate_rules import HANDLERS
+from g3dvit.capture.graph_walks import comes_straight_from, joined_behind, only_way
 from g3dvit.capture.held_values import is_held, note_held
-from g3dvit.capture.outputs import as_tokens, token_axes
+from g3dvit.capture.outputs import token_axes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,6 +130,7 @@ class FrozenGates(TorchFunctionMode):
         self.tokens: TokenPoint | None = None
         self.seen: dict[Any, Tensor] = {}  # what looks like tokens, until they are found
         self.root = self.input.grad_fn
+        self.starts = {self.root}  # where relevance begins: the voxels, or their patches normalised
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -150,7 +152,7 @@ class FrozenGates(TorchFunctionMode):
         """Keep what looks like tokens until the first residual sum tells which of them are."""
         if self.tokens is not None or out.grad_fn is None:
             return
-        if any(token_axes(out.shape, self.batch, count) for count in self.token_counts):
+        if any(self._axes(out.shape, count) for count in self.token_counts):
             self.seen[out.grad_fn] = out
 
     def share_now(self) -> Tensor:
@@ -183,11 +185,14 @@ class FrozenGates(TorchFunctionMode):
         # Register tokens may join later: positions were then added to fewer tokens.
         between = [n for n in range(fewest + 1, most) if len(shape) == 3 and n in shape[:2]]
         for count in (*self.token_counts, *between):
-            axes = token_axes(shape, self.batch, count)
+            axes = self._axes(shape, count)
             if axes is not None:
                 own = (1,) * (len(shape) - value.ndim) + tuple(value.shape)
                 return count, any(own[axis] > 1 for axis in axes[1])
         return 0, False
+
+    def _axes(self, shape: torch.Size, count: int) -> tuple[int, tuple[int, ...], int] | None:
+        return token_axes(shape, self.batch, count, any_grid=True)
 
     def is_voxels(self, x: Tensor) -> bool:
         """Tell whether a tensor holds the voxels one for one, only rearranged or rescaled."""
@@ -198,15 +203,15 @@ class FrozenGates(TorchFunctionMode):
         if self.tokens is not None or a.shape != b.shape:
             return
         for count in self.token_counts:
-            if as_tokens(a, self.batch, count) is None:
+            if self._axes(a.shape, count) is None:
                 continue
             joined = joined_behind(a, b)
-            if joined is None:
+            if joined is None or not only_way(joined[1], a, b, self.starts):
                 return
             skip, node = joined
             skip = skip if skip.grad_fn is node else self.seen.get(node, skip)
             # A tensor that was written into since is no longer what the branch came from.
-            if skip.grad_fn is node and as_tokens(skip, self.batch, count) is not None:
+            if skip.grad_fn is node and self._axes(skip.shape, count) is not None:
                 value = skip.detach().clone()
                 edge = get_gradient_edge(skip)
                 self.tokens = TokenPoint(value, edge, order_of(skip), count)

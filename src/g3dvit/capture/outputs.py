@@ -69,7 +69,7 @@ def first_output(output: Any) -> Float[Tensor, "batch outputs"]:
 
 
 def token_axes(
-    shape: Sequence[int], batch: int, tokens: int
+    shape: Sequence[int], batch: int, tokens: int, *, any_grid: bool = False
 ) -> tuple[int, tuple[int, ...], int] | None:
     """Find the batch, token and feature axes of an activation.
 
@@ -79,6 +79,9 @@ def token_axes(
         Shape of the activation.
     batch, tokens
         Number of volumes, and of tokens looked for.
+    any_grid
+        Understand tokens on a grid of two axes as well, such as (batch, frames, places,
+        features); other things than tokens may have that form.
 
     Returns
     -------
@@ -99,11 +102,15 @@ def token_axes(
             return 0, (1, 2, 3), 4
         if shape[2] * shape[3] * shape[4] == tokens:
             return 0, (2, 3, 4), 1
+    if any_grid and len(shape) == 4 and shape[0] == batch:
+        for grid, features in (((1, 2), 3), ((2, 3), 1)):
+            if shape[grid[0]] * shape[grid[1]] == tokens and min(shape[n] for n in grid) > 1:
+                return 0, grid, features
     return None
 
 
 def as_tokens(
-    activation: Tensor, batch: int, tokens: int
+    activation: Tensor, batch: int, tokens: int, *, any_grid: bool = False
 ) -> Float[Tensor, "batch tokens features"] | None:
     """Return an activation as (batch, tokens, features), or None where it is none.
 
@@ -113,8 +120,10 @@ def as_tokens(
         Output of a layer in any layout that `token_axes` understands.
     batch, tokens
         Number of volumes, and of tokens looked for.
+    any_grid
+        As for `token_axes`.
     """
-    axes = token_axes(activation.shape, batch, tokens)
+    axes = token_axes(activation.shape, batch, tokens, any_grid=any_grid)
     if axes is None:
         return None
     batch_axis, spatial, features = axes

@@ -192,7 +192,7 @@ class FrozenPass:
         placed = [
             n for n, c in enumerate(gates.constants) if c.num_tokens and c.order <= point.order
         ]
-        axes = token_axes(point.value.shape, gates.batch, point.num_tokens)
+        axes = token_axes(point.value.shape, gates.batch, point.num_tokens, any_grid=True)
         if not placed or axes is None:
             return {}
         generator = torch.Generator().manual_seed(0)
@@ -264,7 +264,7 @@ class FrozenPass:
         return FrozenProducts(voxels, tokens, constants, later, held)
 
     def _tokens(self, values: Tensor, count: int) -> Float[Tensor, "batch tokens features"]:
-        tokens = as_tokens(values, self.gates.batch, count)
+        tokens = as_tokens(values, self.gates.batch, count, any_grid=True)
         assert tokens is not None  # the layout in which they were found
         return tokens
 

@@ -23,6 +23,7 @@ flat map            |R - mean_p R_p| / |R|                                     <
 patch share         sum_p |R_p| / (sum_p |R_p| + |prefix| + |bias|)            < 0.02    < 0.2
 position share      sum_p |pos_p| / sum_p (|content_p| + |pos_p|)              > 0.99    > 0.9
 voxel share         sum_p |vox_p| / sum_p (|vox_p| + |bias_p| + |pos_p|)           < 0.01    < 0.03
+voxels and patches  max_p |content_p - (vox_p + bias_p)| / max_p |content_p|       -         > 0.05
 outside the brain   sum of |R_p| over patches without brain / sum_p |R_p|      > 0.5     > 0.25
 saturated head      distance of an explained probability from 0 and 1          < 1e-6    < 1e-3
 cancelling voxels   sum_p |R_p| / sum_v |R_v|                                  < 100 u   < 1e-3
@@ -90,28 +91,32 @@ from g3dvit.diagnose.gradients import (
     uniform_gradient,
 )
 from g3dvit.diagnose.maps import (
-    check_completeness,
     check_draws,
     check_empty,
     check_finite,
     check_flat,
-    check_held,
     check_kept,
     check_outside,
-    check_patches,
-    check_path,
-    check_position,
     check_positive,
     check_removal,
     check_saturated,
-    check_voxels,
     not_finite,
     outside_share,
-    patch_share,
-    position_share,
     positive_share,
     size_in_score,
     spread,
+)
+from g3dvit.diagnose.shares import (
+    check_completeness,
+    check_held,
+    check_patches,
+    check_path,
+    check_position,
+    check_voxels,
+    check_voxels_agree,
+    patch_share,
+    position_share,
+    voxel_disagreement,
     voxel_share,
 )
 
@@ -146,6 +151,7 @@ __all__ = [
     "check_steering",
     "check_uniform",
     "check_voxels",
+    "check_voxels_agree",
     "class_blind",
     "dead_gradient",
     "discarded_share",
@@ -165,6 +171,7 @@ __all__ = [
     "spearman",
     "spread",
     "uniform_gradient",
+    "voxel_disagreement",
     "voxel_share",
     "worst",
 ]
