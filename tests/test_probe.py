@@ -334,3 +334,24 @@ def test_reference_model_keeps_grid_and_layer():
     g = probe_geometry(model, (1, 90, 90, 90))
     assert (g.grid_shape, g.num_tokens) == ((10, 10, 10), 1001)
     assert g.default_layer == "transformer.layers.2.0.norm"
+
+
+class Uneven(nn.Module):
+    """An embedding that some changes of a patch move a thousand times as far as others."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.linear = Patches(), nn.Linear(24, 12)
+
+    def forward(self, x):
+        x = self.linear(self.patches(x))
+        return x * (6 * x[..., :1]).exp()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_plane_may_move_its_tokens_very_unequally(seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = TinyViT(embed=Uneven()).eval()
+    geometry = probe_geometry(model, (1, *SHAPE))
+    assert geometry.patch_size == PATCH and geometry.token_order == tuple(range(30))

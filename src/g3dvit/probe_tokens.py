@@ -25,6 +25,9 @@ from g3dvit.errors import GeometryError
 from g3dvit.grids import Shape3
 from g3dvit.probe_stages import Sketches, Stage, Textures, last_unmixed_stage
 
+#: Below this share of what a plane moves most, rounding moves it.
+_AT_ALL = 1e-4
+
 
 @dataclass(frozen=True, slots=True)
 class TokenMap:
@@ -190,14 +193,7 @@ def _trace(
             "tokens that are not in one piece are not supported"
         )
     sizes = [input_shape[a] for a in spatial]
-    grid = [
-        _patches_along(tracer, axis, size, total) for axis, size in zip(spatial, sizes, strict=True)
-    ]
-    if grid[0] * grid[1] * grid[2] != total:
-        raise GeometryError(
-            f"{total} tokens move with the input, but its axes divide into "
-            f"{' x '.join(map(str, grid))} patches; the tokens are no grid of equal patches"
-        )
+    grid = _grid(tracer, spatial, sizes, total)
     patch = [size // count for size, count in zip(sizes, grid, strict=True)]
     overlapping = False
     coordinates = torch.zeros((total, 3), dtype=torch.long)
@@ -228,18 +224,42 @@ def _trace(
     )
 
 
-def _patches_along(tracer: _Tracer, axis: int, size: int, total: int) -> int:
+def _grid(
+    tracer: _Tracer, spatial: Sequence[int], sizes: Sequence[int], total: int
+) -> tuple[int, int, int]:
+    """Return the number of patches along each axis, from what its first plane moves."""
+    first = []
+    for axis in spatial:
+        moved = tracer.moved(axis, [0])[tracer.answers].sort(descending=True).values
+        if float(moved[0]) < 1e-6:
+            raise GeometryError(
+                f"the first plane of axis {axis} feeds no token: the model crops its input; give "
+                "it what it keeps, so that patches begin where the input begins"
+            )
+        first.append(moved)
+    # A plane may move some of its tokens much more than others. Where tokens of other planes do
+    # not move at all, counting those that do needs no threshold.
+    i, j, k = (total / int((moved > _AT_ALL * moved[0]).sum()) for moved in first)
+    if i * j * k == total and all(n % g == 0 for n, g in zip(sizes, (i, j, k), strict=True)):
+        return int(i), int(j), int(k)
+    i, j, k = (
+        _patches_along(moved, axis, size, total)
+        for moved, axis, size in zip(first, spatial, sizes, strict=True)
+    )
+    if i * j * k != total:
+        raise GeometryError(
+            f"{total} tokens move with the input, but its axes divide into {i} x {j} x {k} "
+            "patches; the tokens are no grid of equal patches"
+        )
+    return i, j, k
+
+
+def _patches_along(moved: Tensor, axis: int, size: int, total: int) -> int:
     """Return the number of patches along an axis, from the share of tokens its first plane moves.
 
     The share is cut where the gap between moved and unmoved tokens is widest, among the cuts that
     give whole patches.
     """
-    moved = tracer.moved(axis, [0])[tracer.answers].sort(descending=True).values
-    if float(moved[0]) < 1e-6:
-        raise GeometryError(
-            f"the first plane of axis {axis} feeds no token: the model crops its input; give it "
-            "what it keeps, so that patches begin where the input begins"
-        )
     moved = torch.cat([moved / moved[0], torch.zeros(1)]).clamp_min(0.02)
     counts = [n for n in range(1, size + 1) if size % n == 0 and total % n == 0]
     best = max(counts, key=lambda n: float(moved[total // n - 1] / moved[total // n]))
