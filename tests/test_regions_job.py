@@ -313,3 +313,11 @@ def test_maps_that_are_none_are_refused(
         told = capsys.readouterr().err
         assert message in told and "Traceback" not in told
     assert not (tmp_path / "out").exists()
+
+
+def test_classes_whose_names_differ_in_signs_only_keep_a_table_each(tmp_path: Path) -> None:
+    atlas = load_atlas(write_atlas(tmp_path))
+    options = RegionOptions(n_surrogates=0)
+    report = regions_of_run(small_run(class_names=("stim-", "stim+")), atlas, options=options)
+    names = [table.name for table in report.tables]
+    assert len(set(names)) == len(names) == 4

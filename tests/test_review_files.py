@@ -14,7 +14,8 @@ import pytest
 from fake_run import small_run
 from g3dvit.errors import ImageError, InputError, OutputError, SelectionError
 from g3dvit.folders import check_output
-from g3dvit.outputs import _unique_names, write_run
+from g3dvit.outputs import write_run
+from g3dvit.plain import unique_names
 from g3dvit.report.display import caption_of, shown_mean
 from g3dvit.report.scene import scene_of
 from g3dvit.run.inputs import RunSource, open_runs
@@ -78,7 +79,7 @@ def test_a_sidecar_in_milliseconds_is_refused(tmp_path) -> None:
 
 
 def test_file_names_of_classes_never_meet() -> None:
-    names = _unique_names(["an3", "a", "a!", "A", "左", ""])
+    names = unique_names(["an3", "a", "a!", "A", "左", ""])
     assert len({name.lower() for name in names}) == 6
 
 

@@ -42,7 +42,7 @@ from g3dvit.report.figures import comparison_figure
 from g3dvit.report.words import has_template_space
 from g3dvit.run_result import ClassMean, MapSet, RunResult
 from g3dvit.saved_runs import load_run
-from g3dvit.shown import Background
+from g3dvit.shown import Background, mni_template
 from g3dvit.sidecars import stem
 
 if TYPE_CHECKING:
@@ -207,23 +207,10 @@ def _of_map(one: RelevanceMap, name: str, background: Background | None) -> Titl
     told = one.metadata
     space = str(told["space"]) if told.get("space") else None
     words = [str(told[key]) for key in ("method", "weighting", "target") if told.get(key)]
-    under = background or _template(space) or plain_background(one.grid)
+    template = mni_template() if has_template_space(space) else plain_background(one.grid)
+    under = background or template
     title = ", ".join(words) or name or "relevance"
     return Titled(one, under, title, name or f"{one.units or 'no unit'}", space, stamp_in(told))
-
-
-def _template(space: str | None) -> Background | None:
-    if not has_template_space(space):
-        return None
-    import numpy as np
-    from nilearn.datasets import load_mni152_template
-
-    from g3dvit.grids import ImageGrid
-
-    image = load_mni152_template(resolution=2)
-    i, j, k = image.shape
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    return Background(data, ImageGrid((i, j, k), image.affine), "MNI152 template (ICBM 2009a)")
 
 
 def _method(result: RunResult, method: str | None) -> MapSet:

@@ -15,7 +15,6 @@ Layout::
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from typing import Any
 
 from g3dvit import __version__
 from g3dvit.folders import MARKER, check_output, output_folder
-from g3dvit.plain import to_json, to_plain
+from g3dvit.plain import to_json, to_plain, unique_names
 from g3dvit.report.drawing import save_figure
 from g3dvit.report.figure_maps import MapOptions, Titled, surface_figure
 from g3dvit.report.figure_numbers import confusion_figure, time_course_figure
@@ -99,7 +98,7 @@ def write_run(result: RunResult, folder: str | Path) -> None:
 
 def _write_volumes(result: RunResult, folder: Path) -> list[tuple[str, str]]:
     written = []
-    names = _unique_names([run.name for run in result.inputs], kept="_.-")
+    names = unique_names([run.name for run in result.inputs], kept="_.-")
     for maps, label in zip(result.maps, _map_labels(result), strict=True):
         first = 0
         for run, name, volumes in zip(
@@ -119,7 +118,7 @@ def _write_volumes(result: RunResult, folder: Path) -> list[tuple[str, str]]:
 def _write_means(result: RunResult, folder: Path) -> list[tuple[str, str]]:
     written = []
     groups = list(dict.fromkeys(m.key.group for maps in result.maps for m in maps.class_means))
-    label_of = dict(zip(groups, _unique_names(groups), strict=True))
+    label_of = dict(zip(groups, unique_names(groups), strict=True))
     for maps, label in zip(result.maps, _map_labels(result), strict=True):
         for mean in maps.class_means:
             stem = f"class-{label_of[mean.key.group]}_volumes-{mean.key.which}"
@@ -189,7 +188,7 @@ def _column(name: str, result: RunResult) -> dict[str, str]:
 def _write_figures(result: RunResult, folder: Path) -> list[Picture]:
     """Write the pictures; return those that the page can show."""
     groups = list(dict.fromkeys(m.key.group for maps in result.maps for m in maps.class_means))
-    label_of = dict(zip(groups, _unique_names(groups), strict=True))
+    label_of = dict(zip(groups, unique_names(groups), strict=True))
     for maps, label in zip(result.maps, _map_labels(result), strict=True):
         vmax = colour_range(result, maps)
         right = [mean for mean in maps.class_means if mean.key.which != "error"]
@@ -215,7 +214,7 @@ def _write_figures(result: RunResult, folder: Path) -> list[Picture]:
 
 def _write_number_figures(result: RunResult, folder: Path) -> None:
     """Write predictions over time and against labels, where there are any."""
-    names = _unique_names([run.name for run in result.inputs], kept="_.-")
+    names = unique_names([run.name for run in result.inputs], kept="_.-")
     for number, name in enumerate(names):
         if all(f"p_{c}" in result.predictions for c in result.model.class_names):
             figure = time_course_figure(result, run=number)
@@ -294,24 +293,7 @@ Files
 
 
 def _map_labels(result: RunResult) -> list[str]:
-    return _unique_names([maps.file_label for maps in result.maps])
-
-
-def _unique_names(names: Sequence[str], *, kept: str = "") -> list[str]:
-    """Return names as parts of file names: letters and digits only, no two alike.
-
-    Names that differ in nothing but upper and lower case count as alike: some disks do so too.
-    """
-    found: list[str] = []
-    taken: set[str] = set()
-    for number, name in enumerate(names, 1):
-        plain = re.sub(rf"[^A-Za-z0-9{re.escape(kept)}]+", "", name).lstrip(".")[:80]
-        unique = plain = plain or f"n{number}"
-        while unique.lower() in taken:
-            unique = f"{unique}n{number}"
-        taken.add(unique.lower())
-        found.append(unique)
-    return found
+    return unique_names([maps.file_label for maps in result.maps])
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Set
+import re
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -52,3 +53,20 @@ def to_plain(value: Any) -> Any:
 def to_json(value: Any, *, indent: int | None = 2) -> str:
     """Return a value as JSON text, after `to_plain`."""
     return json.dumps(to_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def unique_names(names: Sequence[str], *, kept: str = "") -> list[str]:
+    """Return names as parts of file names: letters and digits only, no two alike.
+
+    Names that differ in nothing but upper and lower case count as alike: some disks do so too.
+    """
+    found: list[str] = []
+    taken: set[str] = set()
+    for number, name in enumerate(names, 1):
+        plain = re.sub(rf"[^A-Za-z0-9{re.escape(kept)}]+", "", name).lstrip(".")[:80]
+        unique = plain = plain or f"n{number}"
+        while unique.lower() in taken:
+            unique = f"{unique}n{number}"
+        taken.add(unique.lower())
+        found.append(unique)
+    return found

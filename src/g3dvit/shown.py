@@ -1,6 +1,6 @@
 """What is shown beside maps: pictures under them, display options, tables and region names.
 
-Values only. Nothing of it changes a map.
+Values only, and the template that nilearn ships. Nothing of it changes a map.
 """
 
 from __future__ import annotations
@@ -38,6 +38,19 @@ class Background:
     data: NDArray[np.float32]
     grid: ImageGrid
     title: str
+
+
+def mni_template() -> Background:
+    """Return the MNI152 template that nilearn brings along, at 2 mm."""
+    from nilearn.datasets import load_mni152_template
+
+    image = load_mni152_template(resolution=2)
+    i, j, k = image.shape
+    return Background(
+        np.asarray(image.dataobj, dtype=np.float32),
+        ImageGrid((i, j, k), image.affine),
+        "MNI152 template (ICBM 2009a symmetric), not this person's brain",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import numpy as np
 from g3dvit.compare.job import CompareOptions, Comparison, compare_reference
 from g3dvit.compare.places import Mask, open_reference
 from g3dvit.errors import ImageError, InputError
-from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
+from g3dvit.report.words import has_template_space
 from g3dvit.saved_runs import load_run
-from g3dvit.shown import Background
+from g3dvit.shown import Background, mni_template
 from g3dvit.sidecars import stem
 
 Progress = Callable[[int, int, str], None]
@@ -111,12 +111,7 @@ def background_of(source: str | Path, comparison: Comparison) -> Background:
     if Path(source).is_dir():
         return load_run(source).background
     space = str(comparison.relevance.metadata.get("space") or "")
-    if space.upper().startswith("MNI"):
-        from nilearn.datasets import load_mni152_template
-
-        image = load_mni152_template(resolution=2)
-        i, j, k = image.shape
-        data = np.asarray(image.dataobj, dtype=np.float32)
-        return Background(data, ImageGrid((i, j, k), image.affine), "MNI152 template")
+    if has_template_space(space):
+        return mni_template()
     values = np.nan_to_num(comparison.reference).astype(np.float32)
     return Background(np.abs(values), comparison.relevance.grid, "the reference itself")

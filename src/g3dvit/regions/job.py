@@ -20,6 +20,7 @@ from g3dvit.errors import GridError, ImageError, InputError
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
 from g3dvit.nifti import nifti_stem
+from g3dvit.plain import unique_names
 from g3dvit.regions.clusters import CLUSTER_COLUMNS, cluster_table, threshold_of
 from g3dvit.regions.spaces import check_space, space_of
 from g3dvit.regions.tables import (
@@ -181,6 +182,8 @@ def regions_of_run(
     chosen = _chosen(result, methods)
     means = [(s, m) for s in chosen for m in s.class_means if m.key.which != "error"]
     weights: RegionWeights | None = None
+    keys = list(dict.fromkeys(mean.key for _, mean in means))
+    label_of = dict(zip(keys, unique_names([key.group for key in keys]), strict=True))
     tables: list[ResultTable] = []
     courses: list[ResultTable] = []
     for number, (maps, mean) in enumerate(means):
@@ -199,16 +202,19 @@ def regions_of_run(
         note = f"{note} {space}".strip()
         if maps.display_only:
             note = f"This map is made to be looked at; take statistics from frozen gates. {note}"
-        name = f"{maps.file_label}-{_safe(mean.key.group)}"
+        name = f"{maps.file_label}-{label_of[mean.key]}"
         tables.append(ResultTable(f"regions-{name}", title, "regions", frame, note, COLUMNS))
         tables.append(_clusters(f"clusters-{name}", title, mean.patch, weights, inside, clusters))
+    run_names = unique_names([run.name for run in result.inputs], kept="_-")
     for maps in chosen:
-        for run, series in zip(result.inputs, maps.volumes, strict=bool(maps.volumes)):
+        for run, label, series in zip(
+            result.inputs, run_names, maps.volumes, strict=bool(maps.volumes)
+        ):
             if weights is None or not weights.grid.matches(series.grid):
                 weights = region_weights(atlas, series.grid)
             rows = result.predictions
             rows = rows[rows["run"] == run.name] if "run" in rows else rows
-            name = f"timecourse-{maps.file_label}-{_safe(run.name)}"
+            name = f"timecourse-{maps.file_label}-{label}"
             courses.append(_course(name, series, weights, _mask_on(mask, weights), rows))
     if progress is not None:
         progress(len(means), len(means), "done")
@@ -338,7 +344,3 @@ def _course(
     columns = {c: _COURSE_COLUMNS.get(c, f"Mean relevance in region {c}") for c in frame.columns}
     note = "A time point follows its stimulus by seconds; neighbours in time are not independent."
     return ResultTable(name, "Time course of regions", "regions", frame, note, columns)
-
-
-def _safe(text: str) -> str:
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text) or "class"

@@ -29,6 +29,7 @@ from g3dvit.report.drawing import (
     new_figure,
 )
 from g3dvit.report.figure_numbers import short_name
+from g3dvit.report.surface import DEPTHS
 from g3dvit.report.words import (
     NOT_BOLD,
     USES_NOT_DIFFERS,
@@ -230,7 +231,7 @@ def surface_values(relevance: RelevanceMap) -> dict[str, NDArray[np.float64]]:
     found = {}
     for hemi in ("left", "right"):
         inner, outer = (_coordinates(hemi, kind) for kind in ("white_matter", "pial"))
-        depths = [inner + share * (outer - inner) for share in (0.1, 0.3, 0.5, 0.7, 0.9)]
+        depths = [inner + share * (outer - inner) for share in DEPTHS]
         found[hemi] = np.mean([flat[voxel_of(relevance.grid, xyz)] for xyz in depths], axis=0)
     return found
 

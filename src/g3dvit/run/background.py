@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from g3dvit.grids import ImageGrid
-from g3dvit.run_result import Background
+from g3dvit.shown import Background, mni_template
 from g3dvit.volumes import Series
 
 #: Volumes of the subject's own picture: past the first ones, whose contrast is not steady yet.
@@ -27,15 +24,7 @@ def backgrounds_of(series: Series, space: str | None) -> tuple[Background, ...]:
     own = _own_mean(series)
     if not (space or series.space or "").upper().startswith("MNI"):
         return (own,)
-    from nilearn.datasets import load_mni152_template
-
-    image = load_mni152_template(resolution=2)
-    template = Background(
-        np.asarray(image.dataobj, dtype=np.float32),
-        ImageGrid(_three(image.shape), image.affine),
-        "MNI152 template (ICBM 2009a symmetric), not this person's brain",
-    )
-    return (template, own)
+    return (mni_template(), own)
 
 
 def _own_mean(series: Series) -> Background:
@@ -48,7 +37,3 @@ def _own_mean(series: Series) -> Background:
     name = series.path.name
     mean = np.asarray(total / len(wanted), np.float32)
     return Background(mean, grid, f"{'mean of ' if len(wanted) > 1 else ''}{of} of {name}")
-
-
-def _three(shape: Sequence[int]) -> tuple[int, int, int]:
-    return (int(shape[0]), int(shape[1]), int(shape[2]))
