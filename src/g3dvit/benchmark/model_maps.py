@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import time
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +44,25 @@ class Made:
     voxels: NDArray[np.float32] = field(repr=False)
     patches: NDArray[np.float32] = field(repr=False)
     kept: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Shared:
+    """What was computed once for several rows, and how long that took."""
+
+    known: dict[Hashable, tuple[Any, float]] = field(default_factory=dict)
+    saved: float = 0.0
+
+    def get(self, key: Hashable, work: Callable[[], Any]) -> Any:
+        """Return what is known, or compute it; time not spent again is counted in `saved`."""
+        if key in self.known:
+            value, seconds = self.known[key]
+            self.saved += seconds
+            return value
+        began = time.perf_counter()
+        value = work()
+        self.known[key] = (value, time.perf_counter() - began)
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +107,12 @@ class ModelMaps:
     drawn: PhantomVolumes = field(repr=False)
     settings: ModelSettings
     references: NDArray[np.float32] = field(repr=False)
+    _shared: _Shared = field(default_factory=_Shared, repr=False)
+
+    @property
+    def saved_seconds(self) -> float:
+        """Seconds that rows would have taken for what other rows had computed already."""
+        return self._shared.saved
 
     def make(self, row: str, count: int) -> Made:
         """Return the maps of one row for the first volumes."""
@@ -101,7 +128,7 @@ class ModelMaps:
         method = row.removesuffix("_voxels").removesuffix("_content").removesuffix("_fine")
         if method.startswith("token_gradcam_"):
             method, weighting = "token_gradcam", method.removeprefix("token_gradcam_")
-        result = self._explain(method, slice(0, count), weighting)
+        result = self._once(method, slice(0, count), weighting)
         if row == "frozen_gate_fine":
             return self.of_voxels(spread_signed(result.relevance, _voxels(result)))
         if (
@@ -125,6 +152,15 @@ class ModelMaps:
     def of_patches(self, tokens: Tensor) -> Made:
         """Return maps of patches, interpolated to voxels."""
         return Made(upsample(tokens, self.drawn.mask.shape), _array(tokens))
+
+    def _once(self, method: str, which: slice, weighting: str) -> Explanation:
+        """Explain, or return what another row of the same method had explained."""
+        if METHODS[method].source not in ("frozen gates", "gate variants"):
+            return self._explain(method, which, weighting)
+        found: Explanation = self._shared.get(
+            (method, which.stop), lambda: self._explain(method, which, weighting)
+        )
+        return found
 
     def _explain(
         self, method: str, which: slice, weighting: str = "mean", x: Tensor | None = None
@@ -164,11 +200,25 @@ class ModelMaps:
         for start in range(0, count, size):
             which = slice(start, min(start + size, count))
 
-            def explain(moved: Tensor, which: slice = which) -> ShiftInputs:
+            def explain_now(moved: Tensor, which: slice) -> ShiftInputs:
                 result = self._explain(method, which, x=moved)
                 return ShiftInputs(result.logits.argmax(1), result.relevance, _voxels(result))
 
-            found = shift_averaged(self._inputs(which), explain, shifts, axes, signed=signed)
+            calls = itertools.count()  # shift by shift, in the same order for every way to spread
+
+            def explain(
+                moved: Tensor, which: slice = which, calls: Iterator[int] = calls
+            ) -> ShiftInputs:
+                found: ShiftInputs = self._shared.get(
+                    (method, which.start, which.stop, next(calls)),
+                    lambda: explain_now(moved, which),
+                )
+                return found
+
+            x = self._inputs(which)
+            with torch.no_grad():
+                decision = self.explainer.model(x).argmax(1)
+            found = shift_averaged(x, explain, shifts, axes, signed=signed, decision=decision)
             maps.append(found.voxels)
             kept.append(found.kept.numpy())
         return self.of_voxels(torch.cat(maps), float(np.concatenate(kept).mean()))
