@@ -31,11 +31,12 @@ from g3dvit.benchmark import (
 )
 from g3dvit.benchmark import models as models_module
 from g3dvit.benchmark.cases import Case
-from g3dvit.benchmark.maps import SLOW_ROWS
+from g3dvit.benchmark.maps import LATER_ROWS, SLOW_ROWS
 from g3dvit.benchmark.metrics import average_precision, patch_metrics
 from g3dvit.benchmark.model_maps import upsample
 from g3dvit.benchmark.models import build_model
 from g3dvit.benchmark.removal import log_odds, removal_gain, single_removal
+from g3dvit.benchmark.run import finished_part, part_path
 from g3dvit.benchmark.table import nested_interval
 from g3dvit.benchmark.vit3d import embed, logits_of
 from g3dvit.cli import benchmark as command
@@ -336,7 +337,7 @@ def test_a_case_is_run_once_and_every_row_has_numbers(tmp_path: Path) -> None:
     settings = RunSettings(MapSettings(model=ModelSettings(8, samples=2), n_slow=3), n_test=6)
     talk: list[str] = []
     first = run_case(case, 0, settings, folder=tmp_path, cache=tmp_path, talk=talk.append)
-    assert len(talk) == TINY.epochs + 1
+    assert len(talk) == TINY.epochs + 2  # two parts: rows that joined later are one of their own
     assert set(first.values) == set(ROWS)
     for row in ROWS:
         asked = 3 if row in SLOW_ROWS else 6
@@ -344,12 +345,60 @@ def test_a_case_is_run_once_and_every_row_has_numbers(tmp_path: Path) -> None:
         assert np.isfinite(first.values[row]["relative_srg"]).sum() == 3
     assert 0 <= first.kept["shift_averaged"] <= 8
     again = run_case(case, 0, settings, folder=tmp_path, cache=tmp_path, talk=talk.append)
-    assert len(talk) == TINY.epochs + 1  # nothing was done
+    assert len(talk) == TINY.epochs + 2  # nothing was done
     for row in ROWS:
         np.testing.assert_array_equal(first.values[row]["auc"], again.values[row]["auc"])
     other = replace(settings, n_test=5)
     run_case(case, 0, other, folder=tmp_path, cache=tmp_path)
-    assert len(list((tmp_path / "parts").iterdir())) == 2
+    assert len(list((tmp_path / "parts").iterdir())) == 4
+
+
+def test_rows_that_joined_later_are_measured_like_the_others(tmp_path: Path) -> None:
+    case = Case("tiny", TINY, "quick")
+    rows = ("token_gradcam", "frozen_gate", "shift_averaged_local")
+    settings = RunSettings(MapSettings(rows=rows, n_slow=2), n_test=4)
+    part = run_case(case, 0, settings, folder=tmp_path, cache=tmp_path)
+    assert tuple(part.values) == rows
+    late = part.values["shift_averaged_local"]
+    better = late["auc"] > part.values["token_gradcam"]["auc"]
+    np.testing.assert_array_equal(
+        late["beats_seed"], np.where(np.isnan(late["auc"]), np.nan, better)
+    )
+    (measured,) = (
+        line for line in summarise([part, replace(part, values={rows[0]: part.values[rows[0]]})])
+        if line.row == "shift_averaged_local"
+    )  # fmt: skip
+    assert measured.seeds == 1
+    # Without the later part what came first is still there.
+    late_file = part_path(
+        case, 0, replace(settings, maps=replace(settings.maps, rows=rows[2:])), tmp_path
+    )
+    late_file.unlink()
+    known = finished_part(case, 0, settings, tmp_path)
+    assert known is not None and tuple(known.values) == rows[:2]
+    assert finished_part(case, 1, settings, tmp_path) is None
+
+
+def test_the_parts_that_are_kept_with_the_project_are_those_of_its_settings() -> None:
+    """A change of the settings, recipes or phantoms that makes them void must be seen."""
+    folder = Path(__file__).parents[1] / "benchmarks" / "phantoms"
+    settings = RunSettings(MapSettings(rows=tuple(ROWS)))
+    names = {path.name for path in (folder / "parts").iterdir()}
+    known = set()
+    for case in find_cases(["all"], "sealed"):
+        for seed in range(5):
+            part = finished_part(case, seed, settings, folder)
+            if part is not None:
+                assert part.family == "sealed" and part.seed == seed
+                assert np.isfinite(part.values["frozen_gate"]["auc"]).sum() > 0 or (
+                    case.recipe.phantom.amplitude == 0
+                )
+                for rows in (
+                    tuple(r for r in ROWS if r not in LATER_ROWS), LATER_ROWS,
+                ):  # fmt: skip
+                    some = replace(settings, maps=replace(settings.maps, rows=rows))
+                    known.add(part_path(case, seed, some, folder).name)
+    assert names <= known and names
 
 
 def test_parts_of_several_processes_are_those_of_one(tmp_path: Path) -> None:

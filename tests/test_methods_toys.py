@@ -64,6 +64,7 @@ NO_TERM = {
     "rise": "has random draws: tested in test_methods_removal",
     "shift_averaged": "is of shifted inputs, and only what speaks for the class",
     "shift_averaged_gamma": "as shift_averaged",
+    "shift_averaged_local": "as shift_averaged",
 }
 
 
@@ -142,6 +143,7 @@ NOT_BLIND = {
     "rise": "has random draws",
     "shift_averaged": "is of shifted inputs, in which others lie there",
     "shift_averaged_gamma": "as shift_averaged",
+    "shift_averaged_local": "as shift_averaged",
     "legrad": "counts the gradient of attention that is not paid",
     "gradcam": "has one direction in feature space for all places",
     "xgradcam": "has one direction in feature space for all places",

@@ -6,7 +6,7 @@ What `frozen_gate` and its variants share is here too: from a pass to shares, fr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from g3dvit import diagnose
-from g3dvit.capture import FrozenPass, first_output, wider
+from g3dvit.capture import FrozenPass, FrozenProducts, first_output, wider
 from g3dvit.explain_context import Context, host
 from g3dvit.explanation import Maps
 from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS, completeness_error, frozen_gate_noise, held_share
 from g3dvit.methods import frozen_gate as frozen_gate_shares
 from g3dvit.methods.frozen_gates import FrozenGateMap
+from g3dvit.methods.local_voxels import local_voxels
 from g3dvit.targets import Chosen, Scores, score_batch
 
 #: Above this completeness error the volumes of a batch are run one at a time.
@@ -29,12 +30,16 @@ _RETRY = 1e-4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """Shares, completeness errors and held shares (batch,) per target; outputs (batch, outputs)."""
+    """Shares, completeness errors and held shares (batch,) per target; outputs (batch, outputs).
+
+    And per target, where they were asked for, voxels against their surroundings (batch, i, j, k).
+    """
 
     shares: list[FrozenGateMap]
     errors: list[Tensor]
     held: list[Tensor]
     logits: Tensor
+    local: list[Tensor] = field(default_factory=list)
 
 
 #: Explains a batch, given what to run, its input, and what is explained of each volume.
@@ -69,7 +74,7 @@ def explain_gates(batch: Context) -> None:
         ]
 
 
-def explain_gamma(batch: Context, x: Tensor, gamma: float) -> Found:
+def explain_gamma(batch: Context, x: Tensor, gamma: float, *, local: bool = False) -> Found:
     """Explain an input with the gamma rule; a gamma of 0 is plain frozen gates.
 
     Parameters
@@ -80,8 +85,10 @@ def explain_gamma(batch: Context, x: Tensor, gamma: float) -> Found:
         The input of the batch, or another of its shape.
     gamma
         Of the gamma rule.
+    local
+        Compare voxels with their surroundings too (`g3dvit.methods.local_voxels`).
     """
-    return _apart(batch, x, partial(_gamma, batch, gamma))
+    return _apart(batch, x, partial(_gamma, batch, gamma, local))
 
 
 def _apart(batch: Context, x: Tensor, one: _One) -> Found:
@@ -102,19 +109,45 @@ def _apart(batch: Context, x: Tensor, one: _One) -> Found:
         [torch.cat([each.errors[n] for each in alone]) for n in numbers],
         [torch.cat([each.held[n] for each in alone]) for n in numbers],
         torch.cat([each.logits for each in alone]),
+        [torch.cat([each.local[n] for each in alone]) for n in numbers if alone[0].local],
     )
 
 
 def _gamma(
     batch: Context,
     gamma: float,
+    local: bool,  # noqa: FBT001 - bound by `explain_gamma`
     run: Callable[[Tensor], Any],
     x: Tensor,
     chosen: Sequence[Sequence[Chosen]],
 ) -> Found:
     frozen = FrozenPass(run, x, batch.counts, trace=shuffles(batch.geometry), gamma=gamma)
     scores = score_batch(chosen, frozen.logits, batch.request.score)
-    return _found(shares_of(batch, frozen, scores), scores.values, frozen.logits)
+    seen: list[Tensor] = []
+
+    def note(products: FrozenProducts) -> None:
+        seen.append(_against_surroundings(batch, products, x))
+
+    shares = shares_of(batch, frozen, scores, note if local else None)
+    found = _found(shares, scores.values, frozen.logits)
+    return replace(found, local=seen)
+
+
+def _against_surroundings(batch: Context, products: FrozenProducts, x: Tensor) -> Tensor:
+    """Return each voxel's relevance against its surroundings, (batch, i, j, k)."""
+    plain = batch.volume(products.voxels)
+    slopes, past = products.slopes, products.past_norms
+    if slopes is None or past is None:
+        return plain
+    values = x.double()
+    channels = values[0].numel() // plain[0].numel()
+    return local_voxels(
+        plain,
+        batch.volume(past.double() + slopes * values),
+        batch.volume(slopes),
+        batch.volume(values) / channels,
+        batch.geometry.grid_shape,
+    )
 
 
 def _noise(
@@ -149,11 +182,18 @@ def shuffles(geometry: Geometry) -> bool:
     return geometry.token_order != tuple(range(geometry.num_patches))
 
 
-def shares_of(batch: Context, frozen: FrozenPass, scores: Scores) -> list[FrozenGateMap]:
-    """Return the shares of every score of a pass."""
+def shares_of(
+    batch: Context,
+    frozen: FrozenPass,
+    scores: Scores,
+    note: Callable[[FrozenProducts], None] | None = None,
+) -> list[FrozenGateMap]:
+    """Return the shares of every score of a pass; `note` gets its products, slopes among them."""
     found = []
     for number in range(scores.values.shape[1]):
-        products = frozen.products(scores.weights[:, number])
+        products = frozen.products(scores.weights[:, number], slopes=note is not None)
+        if note is not None:
+            note(products)
         found.append(
             frozen_gate_shares(
                 products,

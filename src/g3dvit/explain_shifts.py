@@ -36,17 +36,20 @@ def explain_shifts(batch: Context) -> None:
 
 def _explain(batch: Context, name: str) -> None:
     gamma = batch.option(name, "gamma") if "gamma" in METHODS[name].arguments else 0.0
+    local = name == "shift_averaged_local"
     shifts = choose_shifts(batch.option(name, "shifts"), batch.geometry.patch_size)
     errors = torch.zeros(batch.found.scores.shape)
 
     def explain(x: Tensor) -> ShiftInputs:
-        known = _known(batch, gamma) if x is batch.x else None
+        known = _known(batch, gamma) if x is batch.x and not local else None
         if known is not None:
             return known
-        found = explain_gamma(batch, x, gamma)
+        found = explain_gamma(batch, x, gamma, local=local)
         errors.copy_(torch.maximum(errors, host(torch.stack(found.errors, dim=1))))
         grids = [host(batch.grid(one.relevance)) for one in found.shares]
-        voxels = [host(batch.volume(one.voxels)) for one in found.shares]
+        voxels = [
+            host(v) for v in found.local or [batch.volume(one.voxels) for one in found.shares]
+        ]
         return ShiftInputs(
             _decision(batch, found.logits), torch.stack(grids, dim=1), torch.stack(voxels, dim=1)
         )

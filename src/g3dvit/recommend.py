@@ -15,6 +15,7 @@ from g3dvit.run_result import CheckLike, MapSet, Recommendation, worst
 
 #: Best first; methods that are not named here follow, in the order in which they were asked for.
 PREFERENCE = (
+    "shift_averaged_local",
     "shift_averaged_gamma",
     "shift_averaged",
     "frozen_gate",
@@ -30,6 +31,7 @@ PREFERENCE = (
 _LAST = ("token_gradcam",)
 _WHY = {
     "shift_averaged": "it shows places finer than a patch, and found planted places best",
+    "shift_averaged_local": "it shows places finer than a patch, and found planted places best",
     "shift_averaged_gamma": "it shows places finer than a patch, and found planted places best",
     "frozen_gate": "its shares add up to the score, and among maps of one pass it found planted "
     "places best",

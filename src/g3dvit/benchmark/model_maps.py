@@ -120,6 +120,7 @@ class ModelMaps:
             "shift_averaged": lambda n: self._shifted(n, "frozen_gate", signed=False),
             "shift_averaged_signed": lambda n: self._shifted(n, "frozen_gate", signed=True),
             "shift_averaged_gamma": lambda n: self._shifted(n, "frozen_gate_gamma", signed=True),
+            "shift_averaged_local": self._local,
             "token_removal": self._token_removal,
         }
         if row in special:
@@ -222,6 +223,20 @@ class ModelMaps:
             maps.append(found.voxels)
             kept.append(found.kept.numpy())
         return self.of_voxels(torch.cat(maps), float(np.concatenate(kept).mean()))
+
+    def _local(self, count: int) -> Made:
+        found: Explanation = self.explainer.explain(
+            self._inputs(slice(0, count)),
+            "shift_averaged_local",
+            target="label",
+            labels=self.drawn.labels[:count].tolist(),
+            score="log_odds",
+            shifts=self.settings.shifts,
+            gamma=self.settings.gamma,
+            batch_size=self.settings.batch_size,
+        )
+        kept = [c.value for row in found.checks for c in row if c.name == "kept shifts"]
+        return self.of_voxels(_voxels(found), self.settings.shifts * float(np.mean(kept)))
 
     def _token_removal(self, count: int) -> Made:
         model, geometry = self.explainer.model, self.explainer.geometry

@@ -21,6 +21,7 @@ from torch import nn
 from g3dvit.benchmark.cases import Case
 from g3dvit.benchmark.maps import (
     BASELINES,
+    LATER_ROWS,
     REMOVAL_ROW,
     ROWS,
     SEED_ROW,
@@ -95,7 +96,7 @@ class Part:
 
 
 def part_path(case: Case, seed: int, settings: RunSettings, folder: Path) -> Path:
-    """Return where the part of a case and seed is, or will be."""
+    """Return where the part of a case and seed with these rows is, or will be."""
     recipe = case.with_seed(seed)
     key = recipe_hash(recipe.phantom, recipe, settings, VERSION)
     return folder / "parts" / f"{case.name}_seed-{seed}_{key}.json.gz"
@@ -123,6 +124,62 @@ def run_case(
     talk
         Called with one line about what is done.
     """
+    found = [
+        _run_one(case, seed, some, folder=folder, cache=cache, talk=talk)
+        for some in _apart(settings)
+    ]
+    return joined(found)
+
+
+def finished_part(case: Case, seed: int, settings: RunSettings, folder: Path) -> Part | None:
+    """Return what is there of a case and seed, or None where its first rows are not."""
+    paths = [part_path(case, seed, some, folder) for some in _apart(settings)]
+    if not paths[0].exists():
+        return None
+    return joined([read_part(path) for path in paths if path.exists()])
+
+
+def _apart(settings: RunSettings) -> tuple[RunSettings, ...]:
+    """Return settings for the rows that came first and for those that joined later."""
+    rows = settings.maps.rows
+    groups = (
+        tuple(row for row in rows if row not in LATER_ROWS),
+        tuple(row for row in rows if row in LATER_ROWS),
+    )
+    return tuple(replace(settings, maps=replace(settings.maps, rows=g)) for g in groups if g)
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Return one part with the rows of several of the same model and volumes."""
+    values = {row: dict(columns) for part in parts for row, columns in part.values.items()}
+    _compare_with_seed(values)
+    return replace(
+        parts[0],
+        values=values,
+        seconds={row: s for part in parts for row, s in part.seconds.items()},
+        kept={row: k for part in parts for row, k in part.kept.items()},
+    )
+
+
+def _compare_with_seed(values: dict[str, dict[str, NDArray[np.float64]]]) -> None:
+    """Add on which volumes a row is better than the seed project's map."""
+    if SEED_ROW not in values:
+        return
+    for columns in values.values():
+        for metric, key in (("auc", "beats_seed"), ("ap", "beats_seed_ap")):
+            better = (columns[metric] > values[SEED_ROW][metric]).astype(np.float64)
+            columns[key] = np.where(np.isnan(columns[metric]), np.nan, better)
+
+
+def _run_one(
+    case: Case,
+    seed: int,
+    settings: RunSettings,
+    *,
+    folder: Path,
+    cache: Path | None,
+    talk: Talk | None,
+) -> Part:
     recipe = case.with_seed(seed)
     path = part_path(case, seed, settings, folder)
     if path.exists():
@@ -154,11 +211,7 @@ def measure(name: str, trained: TrainedModel, settings: RunSettings) -> Part:
             key: _padded([line[key] for line in numbers], len(drawn)) for key in numbers[0]
         }
         values[row]["other_input"] = _padded(_other_input(found.maps, drawn), len(drawn))
-    if SEED_ROW in values:
-        for columns in values.values():
-            for metric, key in (("auc", "beats_seed"), ("ap", "beats_seed_ap")):
-                better = (columns[metric] > values[SEED_ROW][metric]).astype(np.float64)
-                columns[key] = np.where(np.isnan(columns[metric]), np.nan, better)
+    _compare_with_seed(values)
     if settings.maps.n_slow:
         _removal(trained.model, recipe, drawn, maps, values, settings.maps.n_slow)
     if len(drawn.class_names) > 2:

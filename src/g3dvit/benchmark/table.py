@@ -86,21 +86,23 @@ def summarise(parts: Sequence[Part], *, draws: int = 1000, seed: int = 0) -> lis
     lines = []
     for case in dict.fromkeys(part.case for part in parts):
         mine = [part for part in parts if part.case == case]
-        rows = [row for row in ROWS if all(row in part.values for part in mine)]
-        for row in rows:
-            columns = [part.values[row] for part in mine]
+        for row in ROWS:
+            having = [part for part in mine if row in part.values]
+            if not having:
+                continue
+            columns = [part.values[row] for part in having]
             shared = [m for m in METRICS if all(m in c for c in columns)]
-            kept = [part.kept[row] for part in mine if row in part.kept]
+            kept = [part.kept[row] for part in having if row in part.kept]
             lines.append(
                 Line(
                     case=case,
                     phantom=mine[0].phantom,
                     family=mine[0].family,
                     row=row,
-                    seeds=len(mine),
+                    seeds=len(having),
                     accuracy=float(np.mean([part.accuracy for part in mine])),
                     chance=float(np.mean([part.chance for part in mine])),
-                    seconds=float(np.mean([part.seconds[row] for part in mine])),
+                    seconds=float(np.mean([part.seconds[row] for part in having])),
                     kept=float(np.mean(kept)) if kept else None,
                     cells={
                         m: nested_interval([c[m] for c in columns], draws=draws, seed=seed)

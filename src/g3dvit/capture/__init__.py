@@ -20,7 +20,7 @@ from g3dvit.capture.kept_tokens import KeptTokens
 from g3dvit.capture.layers import LayerRecord, watch_layer
 from g3dvit.capture.layers_pass import LayersPass
 from g3dvit.capture.outputs import as_tokens, first_output, token_axes
-from g3dvit.capture.passes import FrozenPass, LayerPass
+from g3dvit.capture.passes import FrozenPass, FrozenProducts, LayerPass
 
 __all__ = [
     "AttentionCall",
@@ -28,6 +28,7 @@ __all__ = [
     "Constant",
     "FrozenGates",
     "FrozenPass",
+    "FrozenProducts",
     "InputPass",
     "KeptTokens",
     "LayerPass",

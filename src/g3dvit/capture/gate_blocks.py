@@ -46,7 +46,7 @@ def _finish(gates: FrozenGates, source: Tensor, out: Tensor, bias: Tensor | None
 
     if gates.is_voxels(source):
         leaf = out.detach().requires_grad_()
-        gates.patch_norms.append(PatchNorm(leaf, source))
+        gates.patch_norms.append(PatchNorm(leaf, source, out))
         out = leaf.clone()
         gates.starts.add(out.grad_fn)
     return out if bias is None else add(gates, out, bias)

@@ -99,10 +99,13 @@ class PatchNorm:
         Its output without its bias; a leaf of autograd.
     source
         Its input: the voxels, only rearranged, so that it leads back to them.
+    out
+        The output that `leaf` is a copy of; leads back through the normalisation, its scale frozen.
     """
 
     leaf: Tensor = field(repr=False)
     source: Tensor = field(repr=False)
+    out: Tensor | None = field(default=None, repr=False)
 
 
 class FrozenGates(TorchFunctionMode):

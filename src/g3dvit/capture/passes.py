@@ -6,7 +6,7 @@ class values (`g3dvit.targets`); asking the pass for another score costs a backw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,6 +134,11 @@ class FrozenProducts:
         All constants after it, summed.
     held : (batch,)
         What was computed from the input after it and is held constant; part of no other sum.
+    slopes : (batch, ...)
+        Where voxels are normalised patch by patch: the gradient at the voxels themselves, with the
+        scale of that normalisation frozen and its mean alive. None elsewhere.
+    past_norms : (batch, ...)
+        The part of `voxels` that does not go through such a normalisation.
     """
 
     voxels: Tensor = field(repr=False)
@@ -141,6 +146,8 @@ class FrozenProducts:
     constants: tuple[ConstantProducts, ...]
     later: Float[Tensor, " batch"]
     held: Float[Tensor, " batch"]
+    slopes: Tensor | None = field(default=None, repr=False)
+    past_norms: Tensor | None = field(default=None, repr=False)
 
 
 class FrozenPass:
@@ -229,8 +236,18 @@ class FrozenPass:
             value *= base
         return {n: r.clamp(0, point.num_tokens - 1) for n, r in zip(placed, reached, strict=True)}
 
-    def products(self, weights: Float[Tensor, "batch outputs"]) -> FrozenProducts:
-        """Return value times gradient for the score ``(weights * logits).sum(1)``."""
+    def products(
+        self, weights: Float[Tensor, "batch outputs"], *, slopes: bool = False
+    ) -> FrozenProducts:
+        """Return value times gradient for the score ``(weights * logits).sum(1)``.
+
+        Parameters
+        ----------
+        weights : (batch, outputs)
+            Of the score.
+        slopes
+            Give the gradient at the voxels too, where they are normalised patch by patch.
+        """
         gates = self.gates
         edges = [] if gates.tokens is None else [gates.tokens.edge]
         norms = [norm.leaf for norm in gates.patch_norms]
@@ -246,10 +263,10 @@ class FrozenPass:
                 allow_unused=True,
             )
         of_voxels, of_share, of_held, *rest = gradients
-        voxels = _product(gates.leaf, of_voxels)
+        past = voxels = _product(gates.leaf, of_voxels)
         for norm, gradient in zip(gates.patch_norms, rest, strict=False):
             voxels = voxels + carry_back(_product(norm.leaf, gradient), norm.source, gates.leaf)
-        rest = rest[len(norms) :]
+        at_norms, rest = rest[: len(norms)], rest[len(norms) :]
         constants = tuple(
             self._place(number, constant, gradient)
             for number, (constant, gradient) in enumerate(zip(gates.constants, rest, strict=False))
@@ -261,7 +278,20 @@ class FrozenPass:
         if gates.tokens is not None:
             product = _product(gates.tokens.value, rest[-1])
             tokens = self._tokens(product, gates.tokens.num_tokens).sum(-1)
-        return FrozenProducts(voxels, tokens, constants, later, held)
+        found = self._slopes(at_norms) if slopes and norms else None
+        return FrozenProducts(voxels, tokens, constants, later, held, found, past)
+
+    def _slopes(self, gradients: Sequence[Tensor | None]) -> Tensor | None:
+        """Carry gradients behind normalisations of bare voxels to the voxels."""
+        gates, total = self.gates, None
+        for norm, gradient in zip(gates.patch_norms, gradients, strict=True):
+            if norm.out is None or gradient is None:
+                return None
+            (slope,) = torch.autograd.grad(
+                norm.out, gates.leaf, gradient.to(norm.out), retain_graph=True
+            )
+            total = wide(slope) if total is None else total + wide(slope)
+        return total
 
     def _tokens(self, values: Tensor, count: int) -> Float[Tensor, "batch tokens features"]:
         tokens = as_tokens(values, self.gates.batch, count, any_grid=True)

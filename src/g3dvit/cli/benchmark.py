@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from g3dvit.benchmark.maps import ROWS
     from g3dvit.benchmark.report import write_report
-    from g3dvit.benchmark.run import part_path
+    from g3dvit.benchmark.run import finished_part
     from g3dvit.benchmark.targets import reached
     from g3dvit.errors import InputError
 
@@ -117,14 +117,15 @@ def run(arguments: argparse.Namespace) -> int:
     work = [(c, n) for n in range(max(seeds.values())) for c in cases if n < seeds[c.name]]
     left = []
     if arguments.finished:
-        left = [(c, n) for c, n in work if not part_path(c, n, settings, folder).exists()]
-        work = [pair for pair in work if pair not in left]
-        cases = tuple(case for case in cases if any(case is c for c, _ in work))
-        if not work:
+        known = [(pair, finished_part(*pair, settings, folder)) for pair in work]
+        left = [pair for pair, part in known if part is None]
+        parts = [part for _, part in known if part is not None]
+        cases = tuple(c for c in cases if any((c, n) not in left for k, n in work if k is c))
+        if not parts:
             raise InputError(f"nothing is finished in {folder}; leave out --finished to run it")
-    parts = run_cases(
-        work, settings, folder=folder, cache=cache, talk=_say, jobs=1 if quick else arguments.jobs
-    )
+    else:
+        jobs = 1 if quick else arguments.jobs
+        parts = run_cases(work, settings, folder=folder, cache=cache, talk=_say, jobs=jobs)
     document = Path(arguments.document) if arguments.document else folder / "benchmark.md"
     written = write_report(
         summarise(parts),

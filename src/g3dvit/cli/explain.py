@@ -43,8 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["token_gradcam", "frozen_gate", "shift_averaged"],
         help="token_gradcam, frozen_gate, shift_averaged (default: these three), "
-        "shift_averaged_gamma, frozen_gate_gamma, frozen_gate_noise, gradcam, hirescam, "
-        "hirescam_blocks, layercam, xgradcam, gradcam_plus_plus, eigencam, cam, gradient_rollout, "
+        "shift_averaged_local, shift_averaged_gamma, frozen_gate_gamma, frozen_gate_noise, "
+        "gradcam, hirescam, hirescam_blocks, layercam, xgradcam, gradcam_plus_plus, eigencam, "
+        "cam, gradient_rollout, "
         "attention_rollout, agcam, legrad, gradient_x_input, smoothgrad, token_removal, rise; with "
         "--references integrated_gradients, "
         "expected_gradients, occlusion",
@@ -84,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_from_zero,
         default=8,
         metavar="N",
-        help="shifts of the volume that shift_averaged and shift_averaged_gamma average over "
+        help="shifts of the volume that shift-averaged methods average over "
         "(default 8), each as costly as frozen_gate; 0 leaves these maps out",
     )
     how.add_argument(
@@ -120,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--gamma",
         type=float,
-        help="of frozen_gate_gamma and shift_averaged_gamma (default: 0.25 and 0.5)",
+        help="of frozen_gate_gamma (default 0.25), shift_averaged_gamma and _local (0.5)",
     )
     how.add_argument(
         "--seed", type=int, default=0, help="of methods that draw at random (default 0)"

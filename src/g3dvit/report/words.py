@@ -63,6 +63,14 @@ _METHODS = {
         "frozen gates with the gamma rule (Achtibat et al. 2024, arXiv:2402.05602), averaged over "
         "shifts after an idea of DAVE (arXiv:2602.06613)",
     ),
+    "shift_averaged_local": (
+        "What each patch adds to the score (contributions that cancel each other count less) is "
+        "spread over its voxels, finely where it is evidence for the class, by how they differ "
+        "from the patch's surroundings, and averaged over shifts of the volume.",
+        "frozen gates with the gamma rule (Achtibat et al. 2024, arXiv:2402.05602), averaged over "
+        "shifts after an idea of DAVE (arXiv:2602.06613), voxels against their surroundings "
+        "(G3D-ViT)",
+    ),
     "token_removal": (
         "By how much the score falls when the token of one patch is really removed, one patch "
         "after the other.",
