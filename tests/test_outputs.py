@@ -10,7 +10,7 @@ import pytest
 
 from fake_run import small_run
 from g3dvit.maps import RelevanceMap
-from g3dvit.outputs import output_folder, write_run
+from g3dvit.outputs import _readme, output_folder, write_run
 
 HOSTILE = "a b/../<script>"
 
@@ -108,6 +108,13 @@ def test_readme_names_every_viewer_and_every_map(out):
     example = next(line for line in readme.splitlines() if line.startswith("FSLeyes"))
     assert "frozengate" in example  # never the map that failed a check
     assert "token Grad-CAM (mean): CHECK FAILED" in readme
+
+
+def test_readme_names_the_surface_where_there_is_one(result):
+    assert "surface" not in _readme(result, [])
+    readme = _readme(small_run(), [])
+    assert "slices, 3D, cortical surface, every volume" in readme
+    assert "_surface (cortex of a template" in readme
 
 
 def test_figures_and_page_are_written(out, result):

@@ -234,7 +234,9 @@ def _readme(result: RunResult, files: Sequence[tuple[str, str]]) -> str:
     example = (sound or [path for path, _ in files] or ["class_means/..."])[0]
     shape = result.maps[0].resolution_mm if result.maps else (0.0, 0.0, 0.0)
     underlay = shlex.quote(result.inputs[0].source) if result.inputs else "YOUR_IMAGE"
-    under = "-std" if has_template_space(result.space) else underlay
+    template = has_template_space(result.space)
+    cortex = ", cortical surface" if template else ""
+    under = "-std" if template else underlay
     methods = "\n".join(
         f"  {m.label}: {method_sentence(m.method)} {display_sentence(m)}".rstrip()
         for m in result.maps
@@ -254,8 +256,8 @@ Effective resolution: {millimetres(shape)}, one patch. Values are signed, float3
 
 What to open
 ------------
-report.html    in any browser (needs no network): slices and 3D, volume by volume
-figures/       pictures for slides and papers
+report.html    in any browser (needs no network): slices, 3D{cortex}, every volume
+figures/       pictures for slides and papers: {_pictures(result)}
 FSLeyes        fsleyes {under} {example} -cm red-yellow -nc blue-lightblue -un
 MRIcroGL       File > Open for the background, then File > Add overlay: {example}
 freeview       freeview -v {underlay} {example}:colormap=heat
@@ -290,6 +292,14 @@ Files
   provenance.json
       versions, command, hashes and the list of all files
 """
+
+
+def _pictures(result: RunResult) -> str:
+    """Return what the names of pictures end in, and what they show."""
+    kinds = ["_mosaic (slices)", "_means (classes side by side)", "_comparison (methods)"]
+    if has_template_space(result.space) and any(maps.recommended for maps in result.maps):
+        kinds.append("_surface (cortex of a template, recommended method)")
+    return f"\n{' ' * 15}".join(["names end in", *kinds, "_timecourse, confusion (predictions)"])
 
 
 def _map_labels(result: RunResult) -> list[str]:
