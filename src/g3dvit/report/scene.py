@@ -28,6 +28,7 @@ from g3dvit.report.guidance import (
     shares_of,
 )
 from g3dvit.report.layers import layers_of, patch_grid_of
+from g3dvit.report.parts import parts_of
 from g3dvit.report.pictures import Picture
 from g3dvit.report.surface import surface_of
 from g3dvit.report.time_course import time_courses
@@ -111,6 +112,7 @@ def _viewer(
 ) -> dict[str, Any]:
     """Return what the scripts of the page need."""
     stamps: list[str] = []
+    parts = parts_of(result.inputs)
     pictures = (result.background, *result.further_backgrounds)
     return {
         "title": result.title,
@@ -129,7 +131,11 @@ def _viewer(
         "cuts": cut_coords_of(result.background, count=_CUTS),
         "methods": methods,
         "class_names": list(result.model.class_names),
-        "layers": layers_of(result, stamps, _VOXEL_MAP_BUDGET),
+        "layers": layers_of(result, stamps, _VOXEL_MAP_BUDGET, parts),
+        "parts": [
+            {"name": part.name, "kind": part.kind, "runs": part.runs, "rows": part.rows}
+            for part in parts
+        ],
         "stamps": stamps,
         "run_stamp": stamp_of(result.checks),
         "rows": _rows_for_viewer(result.predictions),
