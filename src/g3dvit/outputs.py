@@ -24,6 +24,7 @@ from typing import Any
 from g3dvit import __version__
 from g3dvit.folders import MARKER, check_output, output_folder
 from g3dvit.plain import to_json, to_plain, unique_names
+from g3dvit.report.downloads import Folder
 from g3dvit.report.drawing import save_figure
 from g3dvit.report.figure_maps import MapOptions, Titled, surface_figure
 from g3dvit.report.figure_numbers import confusion_figure, time_course_figure
@@ -91,9 +92,11 @@ def write_run(result: RunResult, folder: str | Path) -> None:
     )
     _write_tables(result, folder, description)
     pictures = _write_figures(result, folder)
-    _write_page(result, folder, pictures)
     readme = _readme(result, [*volumes, *means])
     (folder / "README.txt").write_text(readme, encoding="utf-8")
+    beside = Folder.of(folder, description["methods"])
+    page = render_page(scene_of(result, in_page(pictures), folder=beside))
+    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def _write_volumes(result: RunResult, folder: Path) -> list[tuple[str, str]]:
@@ -221,11 +224,6 @@ def _write_number_figures(result: RunResult, folder: Path) -> None:
             save_figure(figure, folder / "figures" / f"{name}_timecourse")
     if "label" in result.predictions and result.predictions["label"].notna().any():
         save_figure(confusion_figure(result), folder / "figures" / "confusion")
-
-
-def _write_page(result: RunResult, folder: Path, pictures: list[Picture]) -> None:
-    page = render_page(scene_of(result, in_page(pictures)))
-    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def _readme(result: RunResult, files: Sequence[tuple[str, str]]) -> str:

@@ -251,6 +251,20 @@
       ? { rgb: colourAt(stops, size / look.top), alpha: alpha * look.opacity } : null;
   }
 
+  // The colour bar of a map: where zero lies (percent from the left) and stops as CSS.
+  function gradient(pair, isSigned, sign) {
+    const both = isSigned && sign !== "positive";
+    const zero = both ? (sign === "negative" ? 100 : 50) : 0;
+    const css = (stops, from, to) => stops.map(([at, c]) =>
+      "rgb(" + c.join() + ") " + (from + at * (to - from)) + "%");
+    const negative = (pair.negative || pair.positive).slice().reverse().map(([at, c]) => [1 - at, c]);
+    return {
+      zero,
+      css: [...(zero > 0 ? css(negative, 0, zero) : []),
+        ...(zero < 100 ? css(pair.positive, zero, 100) : [])],
+    };
+  }
+
   // ---- one slice of any grid, in the world: no voxel axis needs to lie along it
 
   // World axes of a plane: to the right, up, and through it.
@@ -316,7 +330,7 @@
   const viewmath = {
     thresholdAt, percentileAt, frameOf, voxelAt, worldAt, indexOf, peakOf, solve3, signed, unsigned,
     colourAt, refinedGrid, refine, nifti,
-    niftiOfValues, inverseOf, valueAt, colourOf, PLANES, boxOf, frameOn, placeIn, shareIn, sliceOf,
+    niftiOfValues, inverseOf, valueAt, colourOf, gradient, PLANES, boxOf, frameOn, placeIn, shareIn, sliceOf,
   };
   if (typeof module !== "undefined" && module.exports) module.exports = viewmath;
   else root.viewmath = viewmath;
