@@ -201,3 +201,17 @@ def test_4d_maps_keep_their_volumes_and_their_spacing(tmp_path):
     np.testing.assert_array_equal(image.get_fdata(), steps * 0.5)
     assert image.header.get_zooms()[3] == 2.5
     assert image.header.get_xyzt_units() == ("mm", "sec")
+
+
+def test_colour_bars_have_zero_where_the_signs_meet():
+    pair = {
+        "positive": [[0, [9, 0, 0]], [1, [99, 0, 0]]],
+        "negative": [[0, [0, 0, 9]], [1, [0, 0, 99]]],
+    }  # noqa: E501
+    got = node("['both', 'positive', 'negative'].map((s) => v.gradient(p, true, s))", p=pair)
+    assert [bar["zero"] for bar in got] == [50, 0, 100]
+    assert got[0]["css"] == [
+        *("rgb(0,0,99) 0%", "rgb(0,0,9) 50%", "rgb(9,0,0) 50%", "rgb(99,0,0) 100%"),
+    ]
+    assert got[1]["css"] == ["rgb(9,0,0) 0%", "rgb(99,0,0) 100%"]
+    assert node("v.gradient(p, false, 'both').zero", p=pair) == 0
