@@ -503,15 +503,47 @@ def test_patch_at_the_crosshair_is_outlined_at_its_size(page):
     choose(page, "outline", "patch")
 
 
-def test_every_control_has_a_name_and_phones_do_not_scroll_sideways(page):
-    nameless = page.run(
-        "[...document.querySelectorAll('input, select, button')].filter(e => !e.closest('label') "
-        "&& !e.getAttribute('aria-label') && !e.textContent.trim()).map(e => e.id)"
-    )
-    assert nameless == []
-    page.resize(360, 800)
-    page.settle()
-    assert page.run("document.documentElement.scrollWidth") <= 360
+def test_a_screen_reader_gets_a_name_for_everything(side):
+    """By the browser's own accessibility tree."""
+    redrawn(side)
+    nodes = side.send("Accessibility.getFullAXTree")["nodes"]
+    found = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node.get("ignored") and "role" in node
+    ]
+    named = ("button", "combobox", "slider", "spinbutton", "image", "table", "link", "heading")
+    kinds = {role for role, _ in found}
+    assert set(named) <= kinds
+    assert [role for role, name in found if role in named and not name.strip()] == []
+    assert ("slider", "Threshold") in found
+    assert ("button", "Score") in found  # without the arrow that shows the order
+    saves = [n for role, n in found if role == "button" and n.startswith(("NIfTI", "Show in"))]
+    assert len(saves) == len(set(saves)) > 10
+
+
+def test_phones_do_not_scroll_sideways(side):
+    side.resize(360, 800)
+    redrawn(side)
+    assert side.run("document.documentElement.scrollWidth") <= 360
+    assert side.run("g3dvit.panes().sets()[0].panes[0].canvas.clientWidth") > 120
+
+
+def test_paper_has_column_heads_and_the_whole_time_course(page):
+    page.send("Emulation.setEmulatedMedia", media="print")
+    page.run("document.body.style.width = '600px'")
+    try:
+        head = "document.querySelectorAll('#predictions th')[7].querySelector('button')"
+        assert page.run(f"{head}.getClientRects().length") == 1
+        assert page.run(
+            "document.querySelector('#chart svg').getBoundingClientRect().right <= "
+            "document.getElementById('chart').getBoundingClientRect().right + 1"
+        )
+        assert page.run("document.getElementById('legend').getClientRects().length") == 1
+        assert page.run("document.getElementById('play').getClientRects().length") == 0
+    finally:
+        page.run("document.body.style.width = ''")
+        page.send("Emulation.setEmulatedMedia", media="")
 
 
 def test_left_is_left_in_an_oblique_mirrored_space(browser, tmp_path):

@@ -207,7 +207,7 @@ def test_colour_bars_have_zero_where_the_signs_meet():
     pair = {
         "positive": [[0, [9, 0, 0]], [1, [99, 0, 0]]],
         "negative": [[0, [0, 0, 9]], [1, [0, 0, 99]]],
-    }  # noqa: E501
+    }
     got = node("['both', 'positive', 'negative'].map((s) => v.gradient(p, true, s))", p=pair)
     assert [bar["zero"] for bar in got] == [50, 0, 100]
     assert got[0]["css"] == [

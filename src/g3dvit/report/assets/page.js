@@ -197,7 +197,7 @@
     $("side").onclick = () => {
       state.radiological = !state.radiological;
       if (stage) stage.setSide(state.radiological);
-      $("side").setAttribute("aria-pressed", String(state.radiological));
+      $("side").classList.toggle("turned", state.radiological);
       $("side").textContent = state.radiological
         ? "Radiological: left is on the right" : "Neurological: left is left";
       drawParts();
@@ -436,6 +436,7 @@
     }
     paintBar(COLOURS[state.colours], layer, top);
     $("threshold-text").textContent = viewmath.unsigned(state.threshold) + " " + unitsOf(layer);
+    $("threshold").setAttribute("aria-valuetext", $("threshold-text").textContent);
     drawParts();
     drawSide();
   }
