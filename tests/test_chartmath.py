@@ -122,3 +122,12 @@ def test_downloaded_map_is_read_by_nibabel(tmp_path):
     np.testing.assert_allclose(image.get_fdata(), steps * 2.5e-9, rtol=1e-6)
     np.testing.assert_allclose(image.affine, OBLIQUE, rtol=1e-6)
     assert image.header["descrip"].item() == b"CHECK FAILED; ?x?"
+
+
+def test_confusion_counts_labels_against_predictions_of_all_courses():
+    courses = [
+        {"label": [0, 0, 1, -1], "predicted": [0, 1, 1, 1]},
+        {"label": [1, 1], "predicted": [0, -1]},
+    ]
+    assert node("c.confusion(x, 2)", x=courses) == [[1, 1], [1, 1]]
+    assert node("c.confusion([], 2)") == [[0, 0], [0, 0]]

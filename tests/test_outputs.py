@@ -1,7 +1,11 @@
 """The output folder of a run: what is in it, that it can be read, that nothing is half there."""
 
+import base64
+import gzip
 import json
+import re
 from dataclasses import replace
+from urllib.parse import unquote
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +14,10 @@ import pytest
 
 from fake_run import small_run
 from g3dvit.maps import RelevanceMap
-from g3dvit.outputs import output_folder, write_run
+from g3dvit.outputs import _readme, output_folder, write_run
+from g3dvit.report.downloads import Folder
+from g3dvit.report.scene import scene_of
+from g3dvit.saved_runs import described_methods
 
 HOSTILE = "a b/../<script>"
 
@@ -110,6 +117,13 @@ def test_readme_names_every_viewer_and_every_map(out):
     assert "token Grad-CAM (mean): CHECK FAILED" in readme
 
 
+def test_readme_names_the_surface_where_there_is_one(result):
+    assert "surface" not in _readme(result, [])
+    readme = _readme(small_run(), [])
+    assert "slices, 3D, cortical surface, every volume" in readme
+    assert "_surface (cortex of a template" in readme
+
+
 def test_figures_and_page_are_written(out, result):
     pictures = {p.name for p in (out / "figures").glob("*.png")}
     # means over misclassified volumes are in the page and in class_means/, but not drawn
@@ -120,6 +134,31 @@ def test_figures_and_page_are_written(out, result):
     assert {"desc-frozengate_means.png", "desc-tokengradcammean_means.png"} <= pictures
     assert page.count('<img src="data:image/png;base64,') == 4  # means and methods side by side
     assert len(page) < 15_000_000
+
+
+def test_page_links_to_the_exact_file_of_every_map(out, result):
+    page = (out / "report.html").read_text()
+    links = re.findall(r'href="(\./[^"]*)"', page)
+    assert len(links) > 40
+    assert [link for link in links if not (out / unquote(link)).is_file()] == []
+    beside = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert {unquote(link)[2:] for link in links} == beside - {"report.html"}
+    folder = Folder.of(out, described_methods(out))
+    scene = scene_of(result, folder=folder)
+    for entry, layer in zip(scene["downloads"]["maps"], scene["viewer"]["layers"], strict=True):
+        if layer["kind"] == "contrast":
+            assert entry["file"] is None
+            continue
+        exact = nib.load(out / entry["file"]["name"])
+        if layer["on"] == "voxels":  # smoothed for display
+            assert exact.shape == tuple(layer["shape"])
+            continue
+        shown = nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(layer["nifti"])))
+        values = np.asarray(shown.dataobj) * layer["slope"]
+        np.testing.assert_allclose(values, exact.get_fdata(), atol=0.51 * layer["slope"])
+    assert scene["downloads"]["provenance"] == {
+        "href": "./provenance.json", "name": "provenance.json", "size": "",
+    }  # fmt: skip
 
 
 def test_hostile_names_make_harmless_files(tmp_path):

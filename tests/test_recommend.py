@@ -81,6 +81,16 @@ def test_a_map_for_display_names_the_one_for_statistics(maps):
     assert "no map of this run is sound for statistics" in advice.sentences[1]
 
 
+def test_what_holds_for_both_maps_is_told_once(maps):
+    steers = (check("attention steering", value=1.01), check("attention steering", value=1.04))
+    shown = replace(maps("shift_averaged", GOOD, steers[1]), display_only=True)
+    told = recommend([maps("frozen_gate", GOOD, steers[0]), shown]).sentences[1]
+    assert told.count("attention steering") == 1
+    assert "attention steering of either is large (1.04), so compare it with token removal" in told
+    told = recommend([maps("frozen_gate", GOOD, steers[0]), replace(shown, checks=())]).sentences[1]
+    assert "attention steering of frozen gate is large (1.01)" in told
+
+
 def test_warnings_do_not_disqualify_but_are_told(maps):
     advice = recommend([maps("token_gradcam", check("centring", "warn"))])
     assert advice.label == "token gradcam"

@@ -503,15 +503,47 @@ def test_patch_at_the_crosshair_is_outlined_at_its_size(page):
     choose(page, "outline", "patch")
 
 
-def test_every_control_has_a_name_and_phones_do_not_scroll_sideways(page):
-    nameless = page.run(
-        "[...document.querySelectorAll('input, select, button')].filter(e => !e.closest('label') "
-        "&& !e.getAttribute('aria-label') && !e.textContent.trim()).map(e => e.id)"
-    )
-    assert nameless == []
-    page.resize(360, 800)
-    page.settle()
-    assert page.run("document.documentElement.scrollWidth") <= 360
+def test_a_screen_reader_gets_a_name_for_everything(side):
+    """By the browser's own accessibility tree."""
+    redrawn(side)
+    nodes = side.send("Accessibility.getFullAXTree")["nodes"]
+    found = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node.get("ignored") and "role" in node
+    ]
+    named = ("button", "combobox", "slider", "spinbutton", "image", "table", "link", "heading")
+    kinds = {role for role, _ in found}
+    assert set(named) <= kinds
+    assert [role for role, name in found if role in named and not name.strip()] == []
+    assert ("slider", "Threshold") in found
+    assert ("button", "Score") in found  # without the arrow that shows the order
+    saves = [n for role, n in found if role == "button" and n.startswith(("NIfTI", "Show in"))]
+    assert len(saves) == len(set(saves)) > 10
+
+
+def test_phones_do_not_scroll_sideways(side):
+    side.resize(360, 800)
+    redrawn(side)
+    assert side.run("document.documentElement.scrollWidth") <= 360
+    assert side.run("g3dvit.panes().sets()[0].panes[0].canvas.clientWidth") > 120
+
+
+def test_paper_has_column_heads_and_the_whole_time_course(page):
+    page.send("Emulation.setEmulatedMedia", media="print")
+    page.run("document.body.style.width = '600px'")
+    try:
+        head = "document.querySelectorAll('#predictions th')[7].querySelector('button')"
+        assert page.run(f"{head}.getClientRects().length") == 1
+        assert page.run(
+            "document.querySelector('#chart svg').getBoundingClientRect().right <= "
+            "document.getElementById('chart').getBoundingClientRect().right + 1"
+        )
+        assert page.run("document.getElementById('legend').getClientRects().length") == 1
+        assert page.run("document.getElementById('play').getClientRects().length") == 0
+    finally:
+        page.run("document.body.style.width = ''")
+        page.send("Emulation.setEmulatedMedia", media="")
 
 
 def test_left_is_left_in_an_oblique_mirrored_space(browser, tmp_path):
@@ -608,6 +640,246 @@ def test_without_webgl_the_page_shows_pictures_and_times(browser, result, tmp_pa
     browser.run(f"document.querySelector('#chart svg').dispatchEvent({key})")
     browser.wait("document.getElementById('frame-text').textContent.startsWith('Volume 1 of 12')")
     assert "log-odds" in text(browser, "#readout")
+
+
+@pytest.fixture
+def side(page):
+    """The page at its maps side by side, drawn."""
+    page.run("document.getElementById('compared').scrollIntoView({behavior: 'instant'})")
+    page.wait("g3dvit.panes().sets().length > 0")
+    choose(page, "plane", "axial")
+    redrawn(page)
+    return page
+
+
+def redrawn(page):
+    page.settle()
+    page.run("new Promise(d => setTimeout(d, 60))")
+    page.run("g3dvit.panes().drawAll()")
+
+
+def pane(page, kind, number):
+    """Pixels (height, width, rgb), caption and label of one of the maps side by side."""
+    width, height, label, caption, data = page.run(
+        f"(() => {{const p = g3dvit.panes().sets().find((s) => s.kind === '{kind}')"
+        f".panes[{number}], c = p.canvas;"
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "return [c.width, c.height, c.getAttribute('aria-label'), p.figure.innerText,"
+        " btoa(Array.from(d, (v) => String.fromCharCode(v)).join(''))]})()"
+    )
+    pixels = np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4)
+    return pixels[..., :3].astype(int), " ".join(caption.split()), label
+
+
+def cold(picture):
+    return (picture[..., 2] - np.maximum(picture[..., 0], picture[..., 1] - 30)) > 40
+
+
+def test_class_means_stand_side_by_side_on_one_scale(side, result):
+    """Of "right" volumes the left hand knob is red, of "left" ones its mirror image is blue."""
+    choose(side, "percentile", "97")
+    choose(side, "below", "hide")
+    redrawn(side)
+    titles = side.run("g3dvit.panes().sets()[0].panes.map((p) => p.title)")
+    means = result.maps[0].class_means
+    assert set(titles[:2]) == {m.title for m in means if m.key.which == "correct"}
+    assert titles[2].startswith("Difference: “right” minus “left”")
+    assert set(titles[3:]) == {m.title for m in means if m.key.which == "error"}
+    for number, title in enumerate(titles[:2]):
+        picture, caption, label = pane(side, "means", number)
+        middle = picture.shape[1] // 2
+        assert ((picture.max(2) - picture.min(2) < 12) & (picture.max(2) > 60)).mean() > 0.05
+        if title.startswith("“right”"):
+            assert red(picture)[:, :middle].sum() > 20 > red(picture)[:, middle:].sum()
+        else:
+            assert cold(picture)[:, middle:].sum() > 20 > cold(picture)[:, :middle].sum()
+        assert "log-odds" in caption
+        assert label.startswith(f"{title}: axial slice at z 56 mm, left is left; at the crosshair")
+    words = text(side, ".set[data-kind=means] p")
+    assert "All explain “right”." in words
+    assert text(side, "#threshold-text").split()[0] in words
+    top = side.run("g3dvit.scene.layers[g3dvit.state.layer].range")
+    assert side.run("[...new Set(g3dvit.panes().sets()[0].layers.map((l) => l.range))]") == [top]
+
+
+def test_values_side_by_side_are_those_of_the_viewer(side):
+    redrawn(side)
+    for number in range(3):
+        side.run("document.querySelectorAll('.set[data-kind=means] .pane button')"
+                 f"[{number}].click()")  # fmt: skip
+        side.wait(f"g3dvit.scene.layers[g3dvit.state.layer] === "
+                  f"g3dvit.panes().sets()[0].layers[{number}]")  # fmt: skip
+        redrawn(side)
+        _, caption, _ = pane(side, "means", number)
+        value = " ".join(text(side, "#readout").split()).split("mm · ")[1].split(" · ")[0]
+        assert value in caption
+
+
+def test_click_and_keys_side_by_side_move_the_crosshair(side):
+    choose(side, "plane", "coronal")
+    redrawn(side)
+    side.run("document.querySelector('.pane canvas').scrollIntoView({behavior: 'instant'})")
+    x, y, mm = side.run(
+        "(() => {const p = g3dvit.panes().sets()[0].panes[0], c = p.canvas;"
+        "const r = c.getBoundingClientRect(), s = viewmath.shareIn(p.frame, [40, -22, 20]);"
+        "return [r.left + s[0] * r.width, r.top + s[1] * r.height, (p.frame.u[1] - p.frame.u[0])"
+        " / r.width]})()"
+    )
+    for kind in ("mousePressed", "mouseReleased"):
+        side.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    place = [side.run(f"Number(document.getElementById('{axis}').value)") for axis in "xyz"]
+    np.testing.assert_allclose(place, [40, -22, 20], atol=mm + 1)
+    side.run("document.querySelector('.panes').focus()")
+    for key, change in (("ArrowRight", (2, 0, 0)), ("ArrowUp", (0, 0, 2)), ("PageUp", (0, 2, 0))):
+        before = place
+        for kind in ("keyDown", "keyUp"):
+            side.send("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+        place = [side.run(f"Number(document.getElementById('{axis}').value)") for axis in "xyz"]
+        np.testing.assert_allclose(np.subtract(place, before), change, atol=1)
+    redrawn(side)
+    assert f"coronal slice at y {place[1]} mm".replace("-", "−") in pane(side, "means", 0)[2]
+
+
+def test_methods_stand_side_by_side_with_their_checks_and_stamps(side):
+    redrawn(side)
+    _, gate, label = pane(side, "methods", 0)
+    _, cam, failed = pane(side, "methods", 1)
+    assert gate.startswith("frozen gate, n = ")
+    assert "2 passed" in gate
+    assert "FAILED" not in gate + label
+    assert cam.startswith("CHECK FAILED token Grad-CAM (mean), n = ")
+    assert "failed D3 centring" in cam
+    assert "sum to zero but for rounding" in cam
+    assert failed.startswith("CHECK FAILED. token Grad-CAM (mean)")
+    assert "logit" in cam
+    box = side.run(
+        "(() => {const s = document.querySelector('.pane-stamp').getBoundingClientRect(),"
+        "c = document.querySelector('.pane-stamp').parentElement.getBoundingClientRect();"
+        "return [s.left > c.left, s.right < c.right, s.top > c.top, s.bottom < c.bottom]})()"
+    )
+    assert box == [True] * 4
+    choose(side, "pane-method", "1")
+    side.wait("g3dvit.panes().sets()[0].layers[0].method === 1")
+    redrawn(side)
+    assert text(side, "#method option:checked") == "token Grad-CAM (mean)"
+    assert side.run("document.querySelectorAll('.set[data-kind=means] .pane-stamp').length") == (
+        side.run("document.querySelectorAll('.set[data-kind=means] .pane').length")
+    )
+
+
+def test_side_by_side_follows_side_sign_and_plane(side):
+    choose(side, "percentile", "97")
+    choose(side, "below", "hide")
+    redrawn(side)
+    number = side.run("g3dvit.panes().sets()[0].layers.findIndex((l) => l.group === 'right')")
+    plain = pane(side, "means", number)[0]
+    side.run("document.getElementById('side').click()")
+    redrawn(side)
+    turned, _, label = pane(side, "means", number)
+    assert "left is on the right" in label
+    columns = [np.nonzero(red(p))[1].mean() / p.shape[1] for p in (plain, turned)]
+    assert columns[0] < 0.45
+    assert columns[1] == pytest.approx(1 - columns[0], abs=0.03)
+    choose(side, "sign", "negative")
+    redrawn(side)
+    assert red(pane(side, "means", number)[0]).sum() == 0
+    choose(side, "sign", "both")
+    choose(side, "plane", "sagittal")
+    redrawn(side)
+    picture = pane(side, "means", number)[0]
+    assert picture.shape[1] > plain.shape[1] * 0.9
+    assert red(picture).sum() > 20
+
+
+def test_paper_has_the_maps_side_by_side(side):
+    """Printed without having scrolled there: canvases are drawn, figures are unfolded."""
+    side.run("g3dvit.panes().sets().forEach((s) => s.panes.forEach((p) => p.canvas.width = 9))")
+    side.run("window.dispatchEvent(new Event('beforeprint'))")
+    assert side.run("g3dvit.panes().sets().every((s) => s.panes.every((p) => p.canvas.width > 99))")
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    run = small_run(n_runs=2, run_name="sub-0", class_names=("1", "2"))
+    path = tmp_path_factory.mktemp("runs") / "report.html"
+    path.write_text(render_page(scene_of(run)), encoding="utf-8")
+    return run, path
+
+
+def test_one_run_alone(browser, two_runs):
+    run, path = two_runs
+    browser.errors.clear()
+    browser.open(path)
+    assert browser.run("[...document.getElementById('focus').options].map((o) => o.text)") == [
+        "all runs", "sub-01", "sub-02",
+    ]  # fmt: skip
+    choose(browser, "view", "slices")
+    choose(browser, "focus", "1")
+    browser.wait("g3dvit.scene.layers[g3dvit.state.layer].kind === 'part mean'")
+    browser.settle()
+    table = run.predictions.iloc[12:]
+    shown = "[...document.querySelectorAll('#predictions tbody tr')].filter((r) => !r.hidden)"
+    assert browser.run(f"{shown}.map((r) => r.cells[1].textContent)") == ["sub-02"] * 12
+    assert "sub-02, 12 of 24 volumes" in text(browser, "#focus-note")
+    counts = browser.run(
+        "[...document.querySelectorAll('#confusion tbody tr')].map((r) => "
+        "[...r.cells].slice(1).map((c) => Number(c.textContent)))"
+    )
+    expected = [
+        [int(((table["label"] == a) & (table["predicted"] == b)).sum()) for b in "12"] for a in "12"
+    ]
+    assert counts == expected
+    options = browser.run("[...document.getElementById('layer').options].map((o) => o.text)")
+    assert all("sub-02" in option for option in options)
+    assert len(options) == 3
+    assert browser.run("document.getElementById('course').value") == "1"
+    assert "sub-02" in browser.run(
+        "document.querySelector('#chart svg').getAttribute('aria-label')"
+    )
+    _, lines = saved(browser, "document.querySelector('[data-tsv=predictions]').click()")
+    assert len(lines.decode().splitlines()) == 13
+    choose(browser, "focus", "-1")
+    browser.wait("g3dvit.scene.layers[g3dvit.state.layer].kind === 'class mean'")
+    assert browser.run(f"{shown}.length") == 24
+    assert browser.run("document.getElementById('focus-note').hidden") is True
+    assert browser.errors == []
+
+
+def test_runs_stand_side_by_side(browser, two_runs):
+    _, path = two_runs
+    if browser.run("location.href") != path.as_uri():
+        browser.open(path)
+    browser.run("document.getElementById('compared').scrollIntoView({behavior: 'instant'})")
+    browser.wait("g3dvit.panes().sets().length > 2")
+    redrawn(browser)
+    words = text(browser, ".set[data-kind=parts]")
+    assert "descriptive: no test was made" in words
+    titles = browser.run("g3dvit.panes().sets()[2].panes.map((p) => p.title.split(':')[0])")
+    assert titles == ["sub-01", "sub-02"]
+
+
+def test_all_of_a_run_is_saved_from_the_downloads(page, result, tmp_path):
+    layer = layer_of(page, kind="volumes", method=0)
+    name, bytes_ = saved(page, f"document.querySelector('[data-map=\"{layer}\"]').click()")
+    assert name.endswith(".nii")
+    (tmp_path / "a.nii").write_bytes(bytes_)
+    image = nib.load(tmp_path / "a.nii")
+    content = result.maps[0].volumes[0].companions["content"]
+    assert image.header.get_zooms()[3] == 2.0
+    np.testing.assert_allclose(
+        image.get_fdata(), content, atol=0.51 * float(np.abs(content).max()) / 127
+    )
+    name, words = saved(page, "document.querySelector('[data-text=methods-text]').click()")
+    assert name == "methods.txt"
+    assert words.decode().strip() == text(page, "#methods-text").strip()
+    name, lines = saved(page, "document.querySelector('[data-tsv=confusion]').click()")
+    assert name == "labels_predictions.tsv"
+    table = result.predictions
+    assert sum(
+        int(n) for line in lines.decode().splitlines()[1:] for n in line.split("\t")[1:]
+    ) == (len(table))
+    name, words = saved(page, "document.querySelector('[data-text=provenance]').click()")
+    assert json.loads(words)["command"] == "g3dvit demo"
 
 
 def cortex(page):

@@ -25,10 +25,12 @@ from g3dvit.report.display import (
     shown_mean,
     threshold_of,
 )
+from g3dvit.report.downloads import Folder
 from g3dvit.report.encode import encode_background, encode_relevance
 from g3dvit.report.guidance import HONEST, LIMITS
 from g3dvit.report.layers import layers_of
 from g3dvit.report.page import json_for_script, niivue_source, render_page
+from g3dvit.report.parts import means_of_part, parts_of
 from g3dvit.report.scene import scene_of
 from g3dvit.report.words import method_sentence, methods_text, stamp_of
 from g3dvit.run_result import Display, Recommendation
@@ -147,7 +149,7 @@ def test_hostile_names_stay_text():
     run = replace(run, warnings=(HOSTILE,), title=HOSTILE, checks=(check,), space=HOSTILE)
     harmless = Outline(render_page(scene_of(small_run())))
     outline = Outline(render_page(scene_of(run)))
-    assert len(outline.scripts) == len(harmless.scripts) == 10
+    assert len(outline.scripts) == len(harmless.scripts) == 12
     assert [t for t, _ in outline.tags if t == "img"] == []
     assert "onerror" not in {name for _, attributes in outline.tags for name in attributes}
     viewer = json.loads(outline.scripts[0][1])
@@ -311,7 +313,10 @@ def test_tables_and_regions_reach_the_page(result):
 
 def test_page_answers_its_questions(page):
     heads = [a.get("id") for tag, a in Outline(page).tags if tag == "section"]
-    assert heads == ["viewer", "when", "sure", "compared", "regions", "done", "report", "limits"]
+    assert heads == [
+        *("viewer", "when", "sure", "compared", "regions", "done", "report", "downloads"),
+        "limits",
+    ]
     text = " ".join(" ".join(Outline(page).text).split())
     for sentence in (*HONEST, *LIMITS):
         assert sentence in text
@@ -467,3 +472,115 @@ def test_every_method_has_a_sentence_and_a_source():
     for name in METHODS:
         assert name in _METHODS, name
         assert all(_METHODS[name]), name
+
+
+def test_means_and_differences_of_a_method_share_one_colour_range(scene, result):
+    for number in (0, 1):
+        layers = [
+            x
+            for x in scene["viewer"]["layers"]
+            if x["method"] == number and x["kind"] in ("class mean", "contrast")
+        ]
+        right = [x for x in layers if x["kind"] == "contrast" or x["group"] is not None]
+        tops = [np.abs(np.asarray(unpacked(x).dataobj)).max() * x["slope"] for x in right]
+        assert [x["range"] for x in layers] == pytest.approx([max(tops)] * len(layers), rel=1e-5)
+
+
+def test_the_range_of_means_does_not_depend_on_how_figures_are_scaled(result):
+    scaled = scene_of(replace(result, display=Display(min_max=True)))["viewer"]["layers"]
+    assert [x["range"] for x in scaled] == [
+        x["range"] for x in scene_of(result)["viewer"]["layers"]
+    ]
+
+
+def test_runs_and_subjects_are_told_by_what_differs_in_their_names():
+    def inputs(*names):
+        one = small_run().inputs[0]
+        return [replace(one, name=name, time_points=tuple(range(5))) for name in names]
+
+    assert parts_of(inputs("sub-1_task-a")) == ()
+    two = parts_of(inputs("sub-1_task-a_run-1", "sub-2_task-a_run-1"))
+    assert [(p.name, p.kind, p.runs) for p in two] == [
+        ("sub-1", "run", (0,)),
+        ("sub-2", "run", (1,)),
+    ]
+    assert two[1].rows == (5, 6, 7, 8, 9)
+    runs = ("sub-1_run-1", "sub-1_run-2", "sub-2_run-1")
+    assert [(p.name, p.kind, p.runs) for p in parts_of(inputs(*runs))] == [
+        ("sub-1", "subject", (0, 1)),
+        *((name, "run", (n,)) for n, name in enumerate(runs)),
+    ]
+    same = [p.name for p in parts_of(inputs("a", "a"))]
+    assert same == ["a (1)", "a (2)"]
+
+
+def test_means_of_one_run_are_those_of_its_volumes_without_errors():
+    run = small_run(n_runs=2, n_volumes=10)
+    viewer = scene_of(run)["viewer"]
+    assert [p["name"] for p in viewer["parts"]] == ["run-11", "run-12"]
+    layers = [x for x in viewer["layers"] if x["kind"] == "part mean" and x["method"] == 0]
+    assert len(layers) == 4
+    layer = next(x for x in layers if x["part"] == 1 and x["key"] == "correct/right")
+    table = run.predictions.iloc[10:].reset_index(drop=True)
+    chosen = table.index[(table["label"] == "right") & (table["predicted"] == "right")]
+    assert layer["title"].endswith(f"n = {len(chosen)}")
+    assert layer["target"] == "right"
+    expected = run.maps[0].volumes[1].companions["content"][..., chosen].mean(-1)
+    got = np.asarray(unpacked(layer).dataobj) * layer["slope"]
+    np.testing.assert_allclose(got, expected, atol=layer["slope"] * 0.51)
+    tops = [np.abs(np.asarray(unpacked(x).dataobj)).max() * x["slope"] for x in layers]
+    assert [x["range"] for x in layers] == pytest.approx([max(tops)] * len(layers), rel=1e-5)
+
+
+def test_means_of_a_run_explain_what_its_volumes_explain():
+    """Where every volume explains the class that was predicted, so does the mean of a class."""
+    run = small_run(n_runs=2, n_volumes=10)
+    own = replace(run, predictions=run.predictions.assign(target=run.predictions["predicted"]))
+    part = parts_of(own.inputs)[0]
+    found = means_of_part(own, own.maps[0], part)
+    assert {(m.key.group, m.target) for m in found} == {("left", "left"), ("right", "")}
+    mixed = own.predictions.assign(target=["left", "right"] * 10)
+    assert means_of_part(replace(own, predictions=mixed), own.maps[0], part) == ()
+    assert means_of_part(own, replace(own.maps[0], volumes=()), part) == ()
+
+
+def test_a_failed_check_of_one_run_stamps_its_mean_alone():
+    run = small_run(n_runs=2, n_volumes=10)
+    bad = (FakeCheck("D5", 0.1, 0.99, 0.95, "fail", "float32 disagrees"),)
+    maps = replace(run.maps[0], checks=(*run.maps[0].checks[:10], *((bad,) * 10)))
+    layers = scene_of(replace(run, maps=(maps,)))["viewer"]["layers"]
+    parts = [x for x in layers if x["kind"] == "part mean"]
+    assert {(x["part"], x["frame_stamps"][0] >= 0) for x in parts} == {(0, False), (1, True)}
+
+
+def test_a_table_of_the_run_hides_none_of_the_page_s_own(result):
+    table = ResultTable("predictions", "By region", "regions", pd.DataFrame({"a": ["b"]}))
+    folder = Folder({"predictions.tsv": 9000, "tables/predictions.tsv": 5})
+    found = scene_of(replace(result, maps=(), tables=(table,)), folder=folder)["downloads"][
+        "tables"
+    ]
+    assert found["predictions"]["file"]["name"] == "predictions.tsv"
+    assert found["table-predictions"]["file"]["name"] == "tables/predictions.tsv"
+    assert "file" in found["reporting"]
+
+
+def test_links_cannot_leave_the_folder_nor_run_anything():
+    folder = Folder({"javascript:alert(1)": 10, 'a"><b>.tsv': 2_000_000, "figures/x y.png": 1})
+    links = [folder.entry(path) for path in folder.sizes]
+    assert [e["href"] for e in links] == [
+        "./javascript%3Aalert%281%29", "./a%22%3E%3Cb%3E.tsv", "./figures/x%20y.png",
+    ]  # fmt: skip
+    assert links[1]["size"] == "2.0 MB"
+    assert folder.entry("absent") is None
+    page = render_page(scene_of(small_run(), folder=folder))
+    assert "<b>.tsv" not in page
+
+
+def test_every_button_that_saves_says_what(page):
+    """Names of buttons differ, for those who hear them one after the other."""
+    buttons = re.findall(
+        r"<button[^>]*data-(?:tsv|map|text|png|copy)[^>]*>(.*?)</button>", page, re.S
+    )
+    words = [re.sub(r"<[^>]*>", "", text) for text in buttons]
+    assert len(words) > 12
+    assert not set(words) & {"Download as TSV", "NIfTI", "PNG", "Text", "JSON", "Copy"}

@@ -142,14 +142,14 @@ def test_colours_are_those_of_the_slices(tmp_path):
     stops = [[0, [0, 0, 0]], [1, [200, 100, 50]]]
     look = {"low": 2, "top": 10, "positive": stops, "negative": None, "fade": True, "opacity": 0.5}
     got = node(
-        "return [5, 1, 0, -5, 20].map((value) => s.colourOf(value, g.look));", tmp_path, look=look
+        "return [5, 1, 0, -5, 20].map((value) => v.colourOf(value, g.look));", tmp_path, look=look
     )
     assert got[0] == {"rgb": [100, 50, 25], "alpha": 0.5}
     assert got[1] == {"rgb": [20, 10, 5], "alpha": 0.125}
     assert got[2] is None
     assert got[3] is None
     assert got[4]["rgb"] == [200, 100, 50]
-    hidden = node("return s.colourOf(1, {...g.look, fade: false});", tmp_path, look=look)
+    hidden = node("return v.colourOf(1, {...g.look, fade: false});", tmp_path, look=look)
     assert hidden is None
 
 

@@ -122,3 +122,96 @@ def test_colours_run_along_their_stops_and_stop_at_the_ends():
     stops = [[0, [0, 0, 0]], [0.5, [100, 0, 0]], [1, [100, 200, 0]]]
     got = node("[-1, 0.25, 0.5, 0.75, 2].map((x) => v.colourAt(s, x))", s=stops)
     assert got == [[0, 0, 0], [50, 0, 0], [100, 0, 0], [100, 100, 0], [100, 200, 0]]
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_slice_equals_the_package_s_own_resampling(plane, mirrored, blocks):
+    """Of an oblique grid, in the world; right is drawn on the right unless mirrored."""
+    steps = random_steps((4, 3, 5))
+    flat = steps.reshape(-1, order="F").tolist()
+    place = [-8.0, -20.0, 2.0]
+    frame, values = node(
+        "(() => {const f = v.frameOn(v.boxOf(a, [4, 3, 5]), plane, 1.5, mirrored);"
+        "return [f, [...v.sliceOf(Int8Array.from(s), [4, 3, 5], a, f, place, blocks)]"
+        ".map((x) => (x === x ? x : null))]})()",
+        s=flat, a=AFFINE.tolist(), plane=plane, mirrored=mirrored, place=place, blocks=blocks,
+    )  # fmt: skip
+    u, v, across = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}[plane]
+    width, height = frame["width"], frame["height"]
+    steps_mm = [
+        (frame["u"][1] - frame["u"][0]) / width,
+        (frame["v"][1] - frame["v"][0]) / height,
+    ]
+    turned = mirrored and u == 0
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    affine[u, 0] = -steps_mm[0] if turned else steps_mm[0]
+    affine[v, 1] = -steps_mm[1]  # from the top
+    affine[across, 2] = 1
+    affine[u, 3] = (frame["u"][1] - steps_mm[0] / 2) if turned else frame["u"][0] + steps_mm[0] / 2
+    affine[v, 3] = frame["v"][1] - steps_mm[1] / 2
+    affine[across, 3] = place[across]
+    fine = ImageGrid((width, height, 1), affine)
+    grid = ImageGrid((4, 3, 5), AFFINE)
+    how = "nearest" if blocks else "linear"
+    expected = resample_array(steps.astype(np.float32), grid, fine, interpolation=how)[..., 0]
+    got = np.array([np.nan if x is None else x for x in values]).reshape(height, width).T
+    inside = ~np.isnan(got)
+    assert 0.1 < inside.mean() < 1
+    np.testing.assert_allclose(got[inside], expected[inside], atol=1e-3)
+    assert np.abs(expected[~inside]).max(initial=0) == 0
+
+
+def test_places_in_a_frame_and_back():
+    box = [[-90, 90], [-126, 90], [-72, 108]]
+    for plane in ("axial", "coronal", "sagittal"):
+        for mirrored in (False, True):
+            back = node(
+                "(() => {const f = v.frameOn(b, plane, 2, mirrored);"
+                "return v.placeIn(f, v.shareIn(f, p), p)})()",
+                b=box, plane=plane, mirrored=mirrored, p=[-40, -22, 56],
+            )  # fmt: skip
+            np.testing.assert_allclose(back, [-40, -22, 56])
+    left, right, side = node(
+        "[false, true].map((m) => v.shareIn(v.frameOn(b, 'axial', 2, m), p)[0])"
+        ".concat(v.shareIn(v.frameOn(b, 'sagittal', 2, true), p)[0])",
+        b=box, p=[-40, -22, 56],
+    )  # fmt: skip
+    assert left < 0.5 < right
+    assert side == pytest.approx((-22 + 126) / 216)  # front is on the right either way
+
+
+def test_box_of_an_oblique_grid_holds_all_corners():
+    got = node("v.boxOf(a, [4, 3, 5])", a=AFFINE.tolist())
+    corners = np.array(np.meshgrid([-0.5, 3.5], [-0.5, 2.5], [-0.5, 4.5])).reshape(3, -1).T
+    world = ImageGrid((4, 3, 5), AFFINE).vox2world(corners)
+    np.testing.assert_allclose(got, np.stack([world.min(0), world.max(0)], axis=1))
+
+
+def test_4d_maps_keep_their_volumes_and_their_spacing(tmp_path):
+    steps = random_steps((4, 3, 5, 6))
+    bytes_ = node(
+        "Array.from(v.niftiOfValues([4, 3, 5], a, Int8Array.from(s), 0.5, 'x', 2.5))",
+        a=AFFINE.tolist(), s=steps.reshape(-1, order="F").tolist(),
+    )  # fmt: skip
+    (tmp_path / "a.nii").write_bytes(bytes(bytes_))
+    image = nib.load(tmp_path / "a.nii")
+    np.testing.assert_array_equal(image.get_fdata(), steps * 0.5)
+    assert image.header.get_zooms()[3] == 2.5
+    assert image.header.get_xyzt_units() == ("mm", "sec")
+
+
+def test_colour_bars_have_zero_where_the_signs_meet():
+    pair = {
+        "positive": [[0, [9, 0, 0]], [1, [99, 0, 0]]],
+        "negative": [[0, [0, 0, 9]], [1, [0, 0, 99]]],
+    }
+    got = node("['both', 'positive', 'negative'].map((s) => v.gradient(p, true, s))", p=pair)
+    assert [bar["zero"] for bar in got] == [50, 0, 100]
+    assert got[0]["css"] == [
+        *("rgb(0,0,99) 0%", "rgb(0,0,9) 50%", "rgb(9,0,0) 50%", "rgb(99,0,0) 100%"),
+    ]
+    assert got[1]["css"] == ["rgb(9,0,0) 0%", "rgb(99,0,0) 100%"]
+    assert node("v.gradient(p, false, 'both').zero", p=pair) == 0

@@ -24,6 +24,7 @@ from typing import Any
 from g3dvit import __version__
 from g3dvit.folders import MARKER, check_output, output_folder
 from g3dvit.plain import to_json, to_plain, unique_names
+from g3dvit.report.downloads import Folder
 from g3dvit.report.drawing import save_figure
 from g3dvit.report.figure_maps import MapOptions, Titled, surface_figure
 from g3dvit.report.figure_numbers import confusion_figure, time_course_figure
@@ -91,9 +92,11 @@ def write_run(result: RunResult, folder: str | Path) -> None:
     )
     _write_tables(result, folder, description)
     pictures = _write_figures(result, folder)
-    _write_page(result, folder, pictures)
     readme = _readme(result, [*volumes, *means])
     (folder / "README.txt").write_text(readme, encoding="utf-8")
+    beside = Folder.of(folder, description["methods"])
+    page = render_page(scene_of(result, in_page(pictures), folder=beside))
+    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def _write_volumes(result: RunResult, folder: Path) -> list[tuple[str, str]]:
@@ -223,18 +226,15 @@ def _write_number_figures(result: RunResult, folder: Path) -> None:
         save_figure(confusion_figure(result), folder / "figures" / "confusion")
 
 
-def _write_page(result: RunResult, folder: Path, pictures: list[Picture]) -> None:
-    page = render_page(scene_of(result, in_page(pictures)))
-    (folder / "report.html").write_text(page, encoding="utf-8")
-
-
 def _readme(result: RunResult, files: Sequence[tuple[str, str]]) -> str:
     sound = [path for path, words in files if "res-voxel" in path and "FAILED" not in words]
     volumes = next((path for path, _ in files if path.startswith("maps/")), "maps/...")
     example = (sound or [path for path, _ in files] or ["class_means/..."])[0]
     shape = result.maps[0].resolution_mm if result.maps else (0.0, 0.0, 0.0)
     underlay = shlex.quote(result.inputs[0].source) if result.inputs else "YOUR_IMAGE"
-    under = "-std" if has_template_space(result.space) else underlay
+    template = has_template_space(result.space)
+    cortex = ", cortical surface" if template else ""
+    under = "-std" if template else underlay
     methods = "\n".join(
         f"  {m.label}: {method_sentence(m.method)} {display_sentence(m)}".rstrip()
         for m in result.maps
@@ -254,8 +254,8 @@ Effective resolution: {millimetres(shape)}, one patch. Values are signed, float3
 
 What to open
 ------------
-report.html    in any browser (needs no network): slices and 3D, volume by volume
-figures/       pictures for slides and papers
+report.html    in any browser (needs no network): slices, 3D{cortex}, every volume
+figures/       pictures for slides and papers: {_pictures(result)}
 FSLeyes        fsleyes {under} {example} -cm red-yellow -nc blue-lightblue -un
 MRIcroGL       File > Open for the background, then File > Add overlay: {example}
 freeview       freeview -v {underlay} {example}:colormap=heat
@@ -290,6 +290,14 @@ Files
   provenance.json
       versions, command, hashes and the list of all files
 """
+
+
+def _pictures(result: RunResult) -> str:
+    """Return what the names of pictures end in, and what they show."""
+    kinds = ["_mosaic (slices)", "_means (classes side by side)", "_comparison (methods)"]
+    if has_template_space(result.space) and any(maps.recommended for maps in result.maps):
+        kinds.append("_surface (cortex of a template, recommended method)")
+    return f"\n{' ' * 15}".join(["names end in", *kinds, "_timecourse, confusion (predictions)"])
 
 
 def _map_labels(result: RunResult) -> list[str]:

@@ -70,7 +70,7 @@ def recommend(maps: Sequence[MapSet], run_checks: Sequence[CheckLike] = ()) -> R
     else:
         best = min(sound, key=_rank)
         sentences = [f"{_first(best.label)} is recommended for this model: {_why(best)}."]
-        second = "; ".join(filter(None, [because, _for_statistics(best, sound), _caution(best)]))
+        second = "; ".join(filter(None, [because, *_beside(best, sound)]))
         sentences += [f"{_first(second)}."] if second else []
     return Recommendation(
         label=None if best is None else best.label,
@@ -104,35 +104,46 @@ def _why(maps: MapSet) -> str:
     return ", and ".join(filter(None, [own, _WHY.get(maps.method, "")]))
 
 
-def _for_statistics(best: MapSet, sound: Sequence[MapSet]) -> str:
-    """Return what to take for statistics, where the recommended map is for display only."""
-    if not best.display_only:
-        return ""
-    others = [one for one in sound if not one.display_only]
-    if not others:
-        return "it is made to be shown, and no map of this run is sound for statistics"
-    base = min(others, key=_rank)
-    part = "the content of " if base.method.startswith("frozen_gate") else ""
-    words = (
-        f"it is made to be shown; for statistics take {part}{base.label}, with one class for all "
-        "volumes"
-    )
-    return "; ".join(filter(None, [words, _caution(base)]))
+def _beside(best: MapSet, sound: Sequence[MapSet]) -> list[str]:
+    """Return what to know beside the recommendation: the map for statistics, and cautions."""
+    base = best
+    told = []
+    if best.display_only:
+        others = [one for one in sound if not one.display_only]
+        if not others:
+            told = ["it is made to be shown, and no map of this run is sound for statistics"]
+        else:
+            base = min(others, key=_rank)
+            part = "the content of " if base.method.startswith("frozen_gate") else ""
+            told = [
+                f"it is made to be shown; for statistics take {part}{base.label}, with one class "
+                "for all volumes"
+            ]
+    return told + _cautions(base, best)
 
 
-def _caution(maps: MapSet) -> str:
-    """Return what to bear in mind about the recommended map."""
-    values = {check.name: check.value for check in maps.summary}
+def _cautions(base: MapSet, best: MapSet) -> list[str]:
+    """Return what to bear in mind about two maps, which may be one; each thing once."""
+    values = {check.name: check.value for check in base.summary}
     parts = []
     if "position share" in values:
         share = f"{values['position share']:.0%} of its patches' relevance"
         parts.append(f"{share} is the position code, so that its content is shown as the map")
-    if values.get("attention steering", 0.0) > 1.0:
-        steering = number(values["attention steering"])
+    steering = {
+        one.label: check.value
+        for one in (base, best)
+        for check in one.summary
+        if check.name == "attention steering" and check.value > 1.0
+    }
+    if steering:
+        values_told = number(max(steering.values()))
+        both = "either" if len(steering) > 1 else next(iter(steering))
+        which = "" if base.label == best.label else f" of {both}"
         parts.append(
-            f"attention steering is large ({steering}), so compare it with token removal too"
+            f"attention steering{which} is large ({values_told}), so compare it with token "
+            "removal too"
         )
-    return "; ".join(parts)
+    return parts
 
 
 def _names(maps: MapSet, verdict: str) -> tuple[str, ...]:

@@ -14,11 +14,12 @@ from g3dvit.folders import GENERATOR
 from g3dvit.grids import ImageGrid
 from g3dvit.nifti import read_nifti, write_together
 from g3dvit.regions.spaces import check_space
+from g3dvit.report.downloads import Folder
 from g3dvit.report.page import render_page
 from g3dvit.report.pictures import Picture, in_page, page_pictures
 from g3dvit.report.scene import scene_of
 from g3dvit.run_result import ModelSummary, RunResult
-from g3dvit.saved_runs import load_run
+from g3dvit.saved_runs import described_methods, load_run
 from g3dvit.shown import Background, Display, Parcellation, ResultTable
 
 PAGE = "report.html"
@@ -87,7 +88,8 @@ def remake_page(
             result, tables=(*result.tables, *_evidence(Path(evaluation), result.model))
         )
         pictures += _evidence_pictures(Path(evaluation))
-    page = render_page(scene_of(result, pictures))
+    beside = Folder.of(folder, described_methods(folder))
+    page = render_page(scene_of(result, pictures, folder=beside))
     write_together(
         {target: lambda part: part.write_text(page, encoding="utf-8")},
         overwrite=overwrite or output is None,

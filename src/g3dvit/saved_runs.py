@@ -218,6 +218,18 @@ def load_run(folder: str | Path) -> RunResult:
         ) from error
 
 
+def described_methods(folder: str | Path) -> list[dict[str, Any]]:
+    """Return which file of an output folder holds which map; see `description_of`.
+
+    Raises
+    ------
+    OutputError
+        If the folder was not written by g3dvit.
+    """
+    about = _read_marker(Path(folder)).get(REPORT)
+    return list(about["methods"]) if isinstance(about, dict) else []
+
+
 def _result_of(folder: Path, saved: Mapping[str, Any], about: Mapping[str, Any]) -> RunResult:
     pictures = [_background(folder, entry) for entry in about["backgrounds"]]
     truth = about["truth"] or {}

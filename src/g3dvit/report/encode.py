@@ -73,7 +73,8 @@ def encode_background(values: NDArray[np.float32], grid: ImageGrid) -> dict[str,
     image.header.set_xyzt_units("mm")
     shape = [int(n) for n in image.shape[:3]]
     size_mm = [n * float(edge) for n, edge in zip(shape, image.header.get_zooms(), strict=True)]
-    return {"nifti": _packed(image), "shape": shape, "size_mm": size_mm}
+    about = {"shape": shape, "size_mm": size_mm, "affine": image.affine.tolist()}
+    return {"nifti": _packed(image), **about}
 
 
 def encode_labels(labels: NDArray[np.integer[Any]], grid: ImageGrid) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from g3dvit.aggregate import GroupKey
 from g3dvit.maps import RelevanceMap
 from g3dvit.report.contrasts import contrasts_of, difference
 from g3dvit.report.display import shown_mean
 from g3dvit.report.encode import encode_relevance
-from g3dvit.report.figures import colour_range
+from g3dvit.report.parts import Part, means_of_part
 from g3dvit.report.words import stamp_of
 from g3dvit.run_result import CheckLike, ClassMean, MapSet, RunResult
 
@@ -55,8 +56,14 @@ _SUM = _Parts(
 )
 
 
-def layers_of(result: RunResult, stamps: list[str], budget: int) -> list[dict[str, Any]]:
+def layers_of(
+    result: RunResult, stamps: list[str], budget: int, parts: Sequence[Part] = ()
+) -> list[dict[str, Any]]:
     """Return every map of the page.
+
+    Class means and differences of a method share one colour range; where some are on voxels and
+    others on patches of a method that is finer than a patch, these have one each: their units
+    are of a voxel and of a patch.
 
     Parameters
     ----------
@@ -66,38 +73,80 @@ def layers_of(result: RunResult, stamps: list[str], budget: int) -> list[dict[st
         Gets the words of failed checks; layers point into it.
     budget
         Characters for voxel maps of class means; past it patches are shown.
+    parts
+        Runs and subjects that get means of their own.
     """
     layers: list[dict[str, Any]] = []
     for number, maps in enumerate(result.maps):
-        shared = colour_range(result, maps)
-        for mean in maps.class_means:
-            shown, on = _class_mean_map(result, maps, mean, budget)
-            group = mean.key.group if mean.key.which != "error" else None
-            layer = _mean_layer(shown, on, number, maps, mean.patch)
-            layer |= {"kind": "class mean", "group": group, "title": f"Mean: {mean.title}"}
-            layer["target"] = mean.target or result.target
-            layer["frame_stamps"] = [_stamp_index(mean.checks, stamps)]
-            layer["range"] = shared if on == "voxels" or not maps.fine else _top(shown)
-            budget -= len(layer["nifti"]) if on == "voxels" else 0
-            layers.append(layer)
-        for contrast in contrasts_of(result, maps):
-            pair = [
-                _class_mean_map(result, maps, mean, budget)
-                for mean in (contrast.first, contrast.second)
-            ]
-            if pair[0][1] != pair[1][1]:
-                continue
-            shown, on = difference(pair[0][0], pair[1][0]), pair[0][1]
-            patch = difference(contrast.first.patch, contrast.second.patch)
-            layer = _mean_layer(shown, on, number, maps, patch)
-            layer |= {"kind": "contrast", "group": None, "range": _top(shown)}
-            layer["target"] = result.target
-            layer["title"] = f"{contrast.title[0].upper()}{contrast.title[1:]}"
-            layer["frame_stamps"] = [_stamp_index(contrast.checks, stamps)]
-            budget -= len(layer["nifti"]) if on == "voxels" else 0
-            layers.append(layer)
+        means = _mean_layers(result, number, maps, stamps, budget)
+        budget -= sum(len(layer["nifti"]) for layer in means if layer["on"] == "voxels")
+        layers += means
+        layers += _part_layers(result, number, maps, stamps, parts)
         layers += _volume_layers(result, number, maps, stamps)
     return layers
+
+
+def _mean_layers(
+    result: RunResult, number: int, maps: MapSet, stamps: list[str], budget: int
+) -> list[dict[str, Any]]:
+    """Return class means, their differences, and last the means over errors."""
+    drawn: dict[GroupKey, tuple[RelevanceMap, str]] = {}
+    layers: dict[GroupKey, dict[str, Any]] = {}
+    order = sorted(range(len(maps.class_means)), key=lambda n: _is_error(maps.class_means[n]))
+    for at in order:
+        mean = maps.class_means[at]
+        shown, on = drawn[mean.key] = _class_mean_map(result, maps, mean, budget)
+        layer = _mean_layer(shown, on, number, maps, mean.patch)
+        layer |= {"kind": "class mean", "title": f"Mean: {mean.title}", "mean": at}
+        layer |= {"group": None if _is_error(mean) else mean.key.group, "key": str(mean.key)}
+        layer["target"] = mean.target or result.target
+        layer["frame_stamps"] = [_stamp_index(mean.checks, stamps)]
+        budget -= len(layer["nifti"]) if on == "voxels" else 0
+        layers[mean.key] = layer
+    contrasts = []
+    for contrast in contrasts_of(result, maps):
+        pair = [drawn[mean.key] for mean in (contrast.first, contrast.second)]
+        if pair[0][1] != pair[1][1]:
+            continue
+        shown, on = difference(pair[0][0], pair[1][0]), pair[0][1]
+        patch = difference(contrast.first.patch, contrast.second.patch)
+        layer = _mean_layer(shown, on, number, maps, patch)
+        layer |= {"kind": "contrast", "group": None, "target": result.target}
+        layer["title"] = f"{contrast.title[0].upper()}{contrast.title[1:]}"
+        layer["frame_stamps"] = [_stamp_index(contrast.checks, stamps)]
+        contrasts.append(layer)
+    right = [layer for key, layer in layers.items() if key.which != "error"]
+    wrong = [layer for key, layer in layers.items() if key.which == "error"]
+    for on in ("voxels", "patches"):
+        same = [x for x in (*right, *contrasts, *wrong) if not maps.fine or x["on"] == on]
+        setting = [x["range"] for x in same if not any(x is w for w in wrong)]
+        for layer in same:  # errors are few: their noise would set the scale of everything
+            layer["shared_range"] = max(setting or [x["range"] for x in same])
+    for layer in (*right, *contrasts, *wrong):
+        layer["range"] = layer.pop("shared_range")
+    return [*right, *contrasts, *wrong]
+
+
+def _is_error(mean: ClassMean) -> bool:
+    return mean.key.which == "error"
+
+
+def _part_layers(
+    result: RunResult, number: int, maps: MapSet, stamps: list[str], parts: Sequence[Part]
+) -> list[dict[str, Any]]:
+    """Return the means of single runs and subjects, on patches, with one colour range."""
+    layers = []
+    for at, part in enumerate(parts):
+        for mean in means_of_part(result, maps, part):
+            shown = _content_of(mean.patch)
+            layer = _mean_layer(shown, "patches", number, maps, mean.patch)
+            layer |= {"kind": "part mean", "group": None, "key": str(mean.key), "part": at}
+            layer |= {"title": f"{part.name}: {mean.title}", "parts": None}
+            layer["target"] = mean.target or result.target
+            layer["frame_stamps"] = [_stamp_index(mean.checks, stamps)]
+            layers.append(layer)
+    top = max((layer["range"] for layer in layers), default=0.0)
+    return [layer | {"range": top} for layer in layers]
 
 
 def patch_grid_of(result: RunResult) -> dict[str, Any] | None:
@@ -116,7 +165,8 @@ def _volume_layers(
     result: RunResult, number: int, maps: MapSet, stamps: list[str]
 ) -> list[dict[str, Any]]:
     layers, first = [], 0
-    for run, volumes in zip(result.inputs, maps.volumes, strict=bool(maps.volumes)):
+    runs = zip(result.inputs, maps.volumes, strict=bool(maps.volumes))
+    for at, (run, volumes) in enumerate(runs):
         count = volumes.n_volumes
         own: Sequence[Sequence[CheckLike]] = maps.checks[first : first + count] or [()] * count
         shown = _content_of(volumes)
@@ -133,6 +183,8 @@ def _volume_layers(
                 "title": f"Every volume: {run.name} ({count})",
                 "range": _top(shown),
                 "first_row": first,
+                "run": at,
+                "t_r": volumes.t_r,
                 "frame_stamps": [_stamp_index(checks, stamps) for checks in own],
                 "parts": _parts_of(volumes),
             }
@@ -170,6 +222,7 @@ def _mean_layer(
         "signed": maps.signed,
         **encode_relevance(shown.data, shown.grid),
         "on": on,
+        "range": _top(shown),
         "what": "content" if "content" in patch.companions else "",
         "parts": _parts_of(patch, whole=True),
     }

@@ -17,6 +17,7 @@ import pandas as pd
 from g3dvit import __version__
 from g3dvit.plain import to_json, to_plain
 from g3dvit.report.display import caption_of
+from g3dvit.report.downloads import FURTHER, Folder, downloads_of, size_words
 from g3dvit.report.encode import encode_background, encode_labels
 from g3dvit.report.figures import cut_coords_of
 from g3dvit.report.guidance import (
@@ -28,6 +29,7 @@ from g3dvit.report.guidance import (
     shares_of,
 )
 from g3dvit.report.layers import layers_of, patch_grid_of
+from g3dvit.report.parts import parts_of
 from g3dvit.report.pictures import Picture
 from g3dvit.report.surface import surface_of
 from g3dvit.report.time_course import time_courses
@@ -58,7 +60,9 @@ _COLUMNS = {
 }
 
 
-def scene_of(result: RunResult, pictures: Sequence[Picture] = ()) -> dict[str, Any]:
+def scene_of(
+    result: RunResult, pictures: Sequence[Picture] = (), *, folder: Folder | None = None
+) -> dict[str, Any]:
     """Return everything that the page needs as plain JSON types.
 
     Parameters
@@ -67,9 +71,20 @@ def scene_of(result: RunResult, pictures: Sequence[Picture] = ()) -> dict[str, A
         What was explained.
     pictures
         To show in the page.
+    folder
+        Files beside the page that it can link to.
     """
     resolution = result.maps[0].resolution_mm if result.maps else (0.0, 0.0, 0.0)
     methods = [_method(maps) for maps in result.maps]
+    viewer = _viewer(result, methods, resolution)
+    predictions, confusion = _predictions(result.predictions), _confusion(result)
+    tables = [_table(table) for table in result.tables]
+    reporting = reporting_list(result)
+    saved = {
+        "predictions": (predictions["columns"], predictions["rows"]),
+        "reporting": (["Item", "Here"], [list(entry.values()) for entry in reporting]),
+        **{f"{FURTHER}{t['name']}": ([c["name"] for c in t["columns"]], t["rows"]) for t in tables},
+    }
     scene = {
         "schema_version": SCHEMA_VERSION,
         "generator": f"G3D-ViT {__version__}",
@@ -83,24 +98,29 @@ def scene_of(result: RunResult, pictures: Sequence[Picture] = ()) -> dict[str, A
         "warnings": list(result.warnings),
         "run_checks": [_check(check) for check in result.checks],
         "methods": methods,
-        "predictions": _predictions(result.predictions),
-        "confusion": _confusion(result),
+        "predictions": predictions,
+        "confusion": confusion,
         "pictures": {
             kind: [
-                {"title": p.title, "png": base64.b64encode(p.png).decode("ascii")}
+                {
+                    "title": p.title,
+                    "png": base64.b64encode(p.png).decode("ascii"),
+                    "size": size_words(len(p.png)),
+                }
                 for p in pictures
                 if p.kind == kind
             ]
             for kind in ("means", "methods", "evidence")
         },
-        "tables": [_table(table) for table in result.tables],
+        "tables": tables,
         "methods_text": methods_text(result),
-        "reporting": reporting_list(result),
+        "reporting": reporting,
         "citations": citations(result),
         "limits": LIMITS,
         "geometry": result.model.geometry,
         "provenance": to_json(result.provenance),
-        "viewer": _viewer(result, methods, resolution),
+        "downloads": downloads_of(viewer["layers"], methods, saved, folder),
+        "viewer": viewer,
     }
     plain: dict[str, Any] = to_plain(scene)
     return plain
@@ -111,6 +131,7 @@ def _viewer(
 ) -> dict[str, Any]:
     """Return what the scripts of the page need."""
     stamps: list[str] = []
+    parts = parts_of(result.inputs)
     pictures = (result.background, *result.further_backgrounds)
     return {
         "title": result.title,
@@ -129,7 +150,11 @@ def _viewer(
         "cuts": cut_coords_of(result.background, count=_CUTS),
         "methods": methods,
         "class_names": list(result.model.class_names),
-        "layers": layers_of(result, stamps, _VOXEL_MAP_BUDGET),
+        "layers": layers_of(result, stamps, _VOXEL_MAP_BUDGET, parts),
+        "parts": [
+            {"name": part.name, "kind": part.kind, "runs": part.runs, "rows": part.rows}
+            for part in parts
+        ],
         "stamps": stamps,
         "run_stamp": stamp_of(result.checks),
         "rows": _rows_for_viewer(result.predictions),

@@ -43,7 +43,8 @@
       });
       const yp = (p) => top + (1 - p) * PROBABILITY;
       for (const p of [0, 0.5, 1]) grid(svg, width, yp(p), String(p));
-      svg.append(element("text", { x: 4, y: top - 14, class: "axis" }, "Probability by the model"));
+      svg.append(element("text", { x: 4, y: top - 14, class: "axis" },
+        "Probability by the model" + (courses.length > 1 ? ", " + course.name : "")));
       shown.forEach((values, n) => svg.append(element("path", {
         d: chartmath.path(times, values, x, yp), fill: "none", stroke: COLOURS[n],
         "stroke-width": 2, "stroke-dasharray": DASHES[n],
@@ -91,7 +92,9 @@
           x: x(part.from), y, width: Math.max(1, x(part.to) - x(part.from)), height: STRIP,
           fill: COLOURS[part.value % COLOURS.length], "fill-opacity": name === "label" ? 0.85 : 0.5,
         });
-        box.append(element("title", {}, classNames[part.value]));
+        box.append(element("title", {}, (name === "label" ? "label " : "model ") + classNames[part.value] +
+          ", " + [part.from, part.to].map((t) => String(Math.round(10 * t) / 10)).join(" to ") +
+          (course.unit === "s" ? " s" : "")));
         svg.append(box);
       }
       if (name !== "predicted") return;

@@ -118,8 +118,20 @@
     return Array.from({ length: shape[axis] + 1 }, (_, n) => affine[axis][3] + (n - 0.5) * step);
   }
 
+  // Counts of labels (rows) against predictions over time courses; volumes without a label apart.
+  function confusion(courses, classes) {
+    const counts = Array.from({ length: classes }, () => new Array(classes).fill(0));
+    for (const course of courses) {
+      course.label.forEach((label, n) => {
+        const predicted = course.predicted[n];
+        if (label >= 0 && predicted >= 0) counts[label][predicted]++;
+      });
+    }
+    return counts;
+  }
+
   const chartmath = {
-    ticks, nearest, spacing, path, stretches, order, tsv, cutOfBox, edgesAlong, number,
+    confusion, ticks, nearest, spacing, path, stretches, order, tsv, cutOfBox, edgesAlong, number,
   };
   if (typeof module !== "undefined" && module.exports) module.exports = chartmath;
   else root.chartmath = chartmath;

@@ -19,6 +19,8 @@
   let stage = null; // the viewer; null without WebGL
   let cortex = null; // the surface; null until it is asked for
   let plot = null;
+  let side = null; // maps side by side
+  let only = null; // the chosen run or subject
   let timer = null;
   let pending = false;
   let wanted = 0;
@@ -30,6 +32,7 @@
 
   async function start() {
     tables.start();
+    only = alone.create(scene, focused);
     fillControls();
     let ready = "yes";
     try {
@@ -47,6 +50,17 @@
           (course, n) => showRow(scene.time_courses[course].first_row + n, false));
       }
       listen();
+      if (scene.layers.some((l) => l.kind === "class mean")) {
+        side = panes.create($("pane-sets"), scene, {
+          decode, background: decodeBackground, goTo, unitsOf,
+          stepsOf: (layer) => decoded.get(layer).steps, coloursOf,
+          show: (layer) => {
+            if (!only.holds(layer)) chooseFocus(-1);
+            showLayer(scene.layers.indexOf(layer), 0);
+            $("viewer").scrollIntoView({ block: "start" });
+          },
+        });
+      }
       if (scene.layers.length) {
         await showLayer(firstLayer(), 0);
         goToPeak();
@@ -64,7 +78,10 @@
       withoutViewer(error);
       console.error(error);
     }
-    window.g3dvit = { nv: stage && stage.nv, stage, cortex: () => cortex, state, goTo, showLayer, scene };
+    window.g3dvit = {
+      nv: stage && stage.nv, stage, cortex: () => cortex, panes: () => side, state, goTo, showLayer,
+      scene,
+    };
     document.documentElement.dataset.scriptMs = String(Math.round(performance.now() - began));
     document.documentElement.dataset.ready = ready;
   }
@@ -89,27 +106,81 @@
   }
 
   function fillControls() {
-    scene.methods.forEach((method, n) => $("method").add(new Option(method.title, n)));
+    scene.methods.forEach((method, n) => {
+      $("method").add(new Option(method.title, n));
+      $("pane-method").add(new Option(method.title, n));
+    });
     scene.backgrounds.forEach((picture, n) => $("background").add(new Option(picture.title, n)));
     Object.keys(COLOURS).forEach((name) => $("colours").add(new Option(name, name)));
-    scene.time_courses.forEach((course, n) => $("course").add(new Option(course.name, n)));
-    $("course-choice").hidden = scene.time_courses.length < 2;
+    fillCourses();
     $("percentile").value = scene.percentile;
     $("sign").value = state.sign;
   }
 
+  function fillCourses() {
+    $("course").replaceChildren(...scene.time_courses.map((c, n) => [c, n])
+      .filter(([, n]) => only.holdsRun(n)).map(([course, n]) => new Option(course.name, n)));
+    $("course-choice").hidden = $("course").options.length < 2;
+  }
+
+  function chooseMethod(method) {
+    const before = scene.layers[state.layer];
+    const like = (l) => l.method === method && l.kind === before.kind && only.holds(l);
+    const tries = [
+      (l) => like(l) && l.title === before.title,
+      (l) => like(l) && l.key && l.key === before.key,
+      (l) => l.method === method && l.kind === "volumes" && before.kind === "volumes" &&
+        l.run === before.run,
+      (l) => l.method === method && only.holds(l) && l.group === scene.target,
+      (l) => l.method === method && only.holds(l),
+    ];
+    const found = tries.map((test) => scene.layers.findIndex(test)).find((n) => n >= 0);
+    if (found !== undefined) showLayer(found, state.frame);
+  }
+
+  // Another run or subject: the same method and class where it has them.
+  function focused() {
+    fillCourses();
+    for (const [n, option] of [...$("method").options].entries()) {
+      option.disabled = !scene.layers.some((l) => l.method === n && only.holds(l));
+    }
+    const before = scene.layers[state.layer];
+    if (!before) return;
+    const kind = only.part() < 0 ? "class mean" : "part mean";
+    const key = before.key || (side && side.state.key);
+    const tries = [
+      (l) => l === before && l.kind !== "part mean",
+      (l) => l.method === before.method && l.kind === kind && l.key === key,
+      (l) => l.method === before.method && l.kind === kind,
+      (l) => l.method === before.method,
+      (l) => l.kind === kind && l.key === key,
+      () => true,
+    ].map((test) => (l) => only.holds(l) && test(l));
+    const number = tries.map((test) => scene.layers.findIndex(test)).find((n) => n >= 0);
+    if (number === undefined) return;
+    const layer = scene.layers[number];
+    if (layer.kind !== "volumes" && !only.holdsRun(state.course)) {
+      state.course = scene.time_courses.findIndex((_, n) => only.holdsRun(n));
+    }
+    showLayer(number, layer === before ? state.frame : 0);
+  }
+
+  function chooseFocus(part) {
+    $("focus").value = String(part);
+    only.set(part);
+  }
+
   function listen() {
-    $("method").onchange = () => {
-      const before = scene.layers[state.layer];
-      const method = Number($("method").value);
-      const like = (l) => l.method === method && l.kind === before.kind;
-      const same = scene.layers.findIndex((l) => like(l) && l.title === before.title);
-      const own = scene.layers.findIndex((l) => l.method === method);
-      showLayer(same >= 0 ? same : own, state.frame);
+    $("method").onchange = () => chooseMethod(Number($("method").value));
+    $("pane-method").onchange = () => {
+      if (only.part() >= 0) chooseFocus(-1);
+      chooseMethod(Number($("pane-method").value));
     };
+    $("plane").onchange = () => side && side.setPlane($("plane").value);
     $("layer").onchange = () => showLayer(Number($("layer").value), 0);
     $("background").onchange = async () => {
       if (stage) await stage.setBackground(Number($("background").value));
+      drawSide();
     };
     $("view").onchange = () => {
       state.view = $("view").value;
@@ -126,16 +197,20 @@
     $("side").onclick = () => {
       state.radiological = !state.radiological;
       if (stage) stage.setSide(state.radiological);
-      $("side").setAttribute("aria-pressed", String(state.radiological));
+      $("side").classList.toggle("turned", state.radiological);
       $("side").textContent = state.radiological
         ? "Radiological: left is on the right" : "Neurological: left is left";
       drawParts();
+      drawSide();
     };
     $("clip").onchange = $("depth").oninput = () => {
       $("depth").disabled = $("clip").value === "none";
       if (stage) stage.setClip($("clip").value, Number($("depth").value) / 100);
     };
-    $("outline").onchange = () => { if (stage) stage.setOutline($("outline").value); };
+    $("outline").onchange = () => {
+      if (stage) stage.setOutline($("outline").value);
+      drawSide();
+    };
     $("threshold").oninput = () => {
       const layer = scene.layers[state.layer];
       state.threshold = (Number($("threshold").value) / 127) * layer.range;
@@ -161,9 +236,13 @@
     $("peak").onclick = goToPeak;
     $("save-picture").onclick = savePicture;
     $("save-map").onclick = saveMap;
+    $("downloads").addEventListener("click", (event) => {
+      const button = event.target.closest("button[data-map]");
+      if (button) saveLayer(scene.layers[Number(button.dataset.map)], null);
+    });
     $("gl").addEventListener("keydown", keyed, true);
     window.addEventListener("beforeprint", () => { // paper has nothing to unfold
-      document.querySelectorAll("details.passed").forEach((part) => { part.open = true; });
+      document.querySelectorAll("details.passed, details.figures").forEach((part) => { part.open = true; });
     });
     $("predictions").addEventListener("click", (event) => {
       const button = event.target.closest("button[data-row]");
@@ -184,19 +263,14 @@
     if (mine !== wanted) return; // another map was chosen meanwhile
     state.layer = number;
     if (!shown || shown.signed !== layer.signed) { // two ends for values of one sign mislead
-      state.colours = layer.signed ? OWN_COLOURS.signed : OWN_COLOURS.positive;
+      state.colours = ownColours(layer);
       $("colours").value = state.colours;
     }
     shown = layer;
     if (layer.kind === "volumes") state.course = courseOf(layer.first_row);
     if (stage) stage.setMap(image);
-    $("method").value = String(layer.method);
-    $("layer").replaceChildren(
-      ...scene.layers
-        .map((l, n) => [l, n])
-        .filter(([l]) => l.method === layer.method)
-        .map(([l, n]) => new Option(l.title + (l.frame_stamps.some((s) => s >= 0) ? " (check failed)" : ""), n))
-    );
+    $("method").value = $("pane-method").value = String(layer.method);
+    fillLayers(layer.method);
     $("layer").value = String(number);
     const single = layer.kind !== "volumes";
     $("frame").disabled = $("play").disabled = single;
@@ -204,6 +278,30 @@
     aboutMethod(layer);
     buildParts(layer);
     showFrame(Math.min(frame, layer.frames - 1));
+  }
+
+  const ownColours = (layer) => (layer.signed ? OWN_COLOURS.signed : OWN_COLOURS.positive);
+
+  // Colours of any map: the chosen ones where it has as many signs as the shown map.
+  const coloursOf = (layer) =>
+    COLOURS[shown && shown.signed === layer.signed ? state.colours : ownColours(layer)];
+
+  const GROUPS = [
+    ["All runs together", (l) => l.kind === "class mean" || l.kind === "contrast"],
+    ["One run or subject alone", (l) => l.kind === "part mean"],
+    ["Volume by volume", (l) => l.kind === "volumes"],
+  ];
+
+  function fillLayers(method) {
+    const own = scene.layers.map((l, n) => [l, n])
+      .filter(([l]) => l.method === method && only.holds(l));
+    $("layer").replaceChildren(...GROUPS.map(([label, test]) => {
+      const group = document.createElement("optgroup");
+      group.label = label;
+      group.append(...own.filter(([l]) => test(l)).map(([l, n]) => new Option(
+        l.title + (l.frame_stamps.some((s) => s >= 0) ? " (check failed)" : ""), n)));
+      return group;
+    }).filter((group) => group.children.length));
   }
 
   const isSeries = (l, method, course) =>
@@ -338,21 +436,26 @@
     }
     paintBar(COLOURS[state.colours], layer, top);
     $("threshold-text").textContent = viewmath.unsigned(state.threshold) + " " + unitsOf(layer);
+    $("threshold").setAttribute("aria-valuetext", $("threshold-text").textContent);
     drawParts();
+    drawSide();
+  }
+
+  function drawSide() {
+    if (!side || !shown) return;
+    side.update({
+      layer: shown, place, threshold: state.threshold, opacity: state.opacity,
+      percentile: Math.min(100, Math.max(0, Number($("percentile").value) || 0)),
+      fade: state.below === "fade", sign: state.sign, blocks: state.blocks,
+      radiological: state.radiological, outline: $("outline").value,
+    });
   }
 
   const unitsOf = (layer) => scene.methods[layer.method].units;
 
   function paintBar(pair, layer, top) {
-    const css = (stops, from, to) =>
-      stops.map(([at, c]) => "rgb(" + c.join() + ") " + (from + at * (to - from)) + "%");
-    const both = layer.signed && state.sign !== "positive";
-    const zero = both ? (state.sign === "negative" ? 100 : 50) : 0;
-    const negative = (pair.negative || pair.positive).slice().reverse().map(([at, c]) => [1 - at, c]);
-    const colours = [];
-    if (zero > 0) colours.push(...css(negative, 0, zero));
-    if (zero < 100) colours.push(...css(pair.positive, zero, 100));
-    $("bar-colours").style.background = "linear-gradient(to right, " + colours.join(", ") + ")";
+    const { zero, css } = viewmath.gradient(pair, layer.signed, state.sign);
+    $("bar-colours").style.background = "linear-gradient(to right, " + css.join(", ") + ")";
     const share = Math.min(1, state.threshold / top);
     const left = zero - share * zero;
     $("bar-hidden").style.left = left + "%";
@@ -403,6 +506,7 @@
       stage.setPatch(place, viewmath.voxelAt(scene.patches.affine, scene.patches.shape, place));
     }
     drawParts();
+    drawSide();
     drawChart();
   }
 
@@ -556,9 +660,10 @@
 
   // ---- downloads
 
-  function fileName(layer) {
+  // `frame`: of one volume of several; null for all of them.
+  function fileName(layer, frame) {
     const plain = (text) => text.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 60);
-    const volume = layer.kind === "volumes" ? "_volume-" + state.frame : "";
+    const volume = layer.kind === "volumes" && frame !== null ? "_volume-" + frame : "";
     return plain(scene.file) + "_" + plain(scene.methods[layer.method].title) + "_" +
       plain(layer.title) + volume;
   }
@@ -595,7 +700,7 @@
     lines.forEach((line, n) => pen.fillText(line, 16 * unit, y + (28 + 24 * n) * unit,
       picture.width - 32 * unit));
     if (failedNow()) stampPicture(pen, shot.width, shot.height, unit);
-    picture.toBlob((blob) => tables.save(fileName(layer) + ".png", blob));
+    picture.toBlob((blob) => tables.save(fileName(layer, state.frame) + ".png", blob));
   }
 
   function drawBar(pen, layer, x, y, width, height) {
@@ -632,12 +737,19 @@
   }
 
   // The shown map in its units, as float32 NIfTI on its own grid.
-  function saveMap() {
-    const layer = scene.layers[state.layer];
-    const words = (failedNow() ? "CHECK FAILED; " : "") + "G3D-ViT " +
+  const saveMap = () => saveLayer(scene.layers[state.layer], state.frame);
+
+  async function saveLayer(layer, frame) {
+    const { steps: all } = await decode(layer);
+    const whole = frame === null || layer.frames === 1;
+    const failed = scene.run_stamp || (whole ? layer.frame_stamps.some((s) => s >= 0)
+      : layer.frame_stamps[frame] >= 0);
+    const words = (failed ? "CHECK FAILED; " : "") + "G3D-ViT " +
       scene.methods[layer.method].title + (layer.what ? " " + layer.what : "") + ", 1/127 steps";
-    const bytes = viewmath.niftiOfValues(layer.shape, layer.affine, steps(), layer.slope, words);
-    tables.save(fileName(layer) + ".nii", new Blob([bytes], { type: "application/octet-stream" }));
+    const bytes = viewmath.niftiOfValues(layer.shape, layer.affine,
+      whole ? all : viewmath.frameOf(all, layer.shape, frame), layer.slope, words, layer.t_r);
+    tables.save(fileName(layer, frame) + ".nii",
+      new Blob([bytes], { type: "application/octet-stream" }));
   }
 
   // ---- values
@@ -677,6 +789,16 @@
       decoded.set(part, { steps: new Int8Array(bytes, offset) });
     }
     return decoded.get(part);
+  }
+
+  async function decodeBackground() {
+    const picture = scene.backgrounds[Number($("background").value)];
+    if (!decoded.has(picture)) {
+      const { bytes, offset } = await unpack(picture.nifti);
+      const { shape, affine } = picture;
+      decoded.set(picture, { values: new Uint8Array(bytes, offset), shape, affine });
+    }
+    return decoded.get(picture);
   }
 
   async function decodeAtlas() {

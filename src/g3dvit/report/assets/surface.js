@@ -72,7 +72,7 @@
         const outside = value !== value;
         const grey = (150 - 45 * Math.tanh(folds[v] / 18)) * (outside ? 0.45 : 1) *
           (0.35 + 0.65 * facing[v]);
-        const colour = outside ? null : surfacemath.colourOf(value, look);
+        const colour = outside ? null : viewmath.colourOf(value, look);
         for (let c = 0; c < 3; c++) {
           rgb[3 * v + c] = colour
             ? grey + colour.alpha * (colour.rgb[c] * (0.6 + 0.4 * facing[v]) - grey) : grey;

@@ -21,7 +21,7 @@
   // The value of a map at every vertex: the mean over places between pial and white surface, NaN
   // where all of them lie outside the map. `blocks`: the value of the voxel, not interpolated.
   function project(steps, shape, affine, half, depths, blocks) {
-    const inverse = inverseOf(affine);
+    const inverse = viewmath.inverseOf(affine);
     const n = half.pial.length / 3;
     const out = new Float32Array(n);
     for (let v = 0; v < n; v++) {
@@ -29,52 +29,12 @@
       for (const depth of depths) {
         const mm = [0, 1, 2].map((c) => half.pial[3 * v + c] +
           depth * (half.white[3 * v + c] - half.pial[3 * v + c]));
-        const value = valueAt(steps, shape, inverse, mm, blocks);
+        const value = viewmath.valueAt(steps, shape, inverse, mm, blocks);
         if (value === value) { sum += value; count++; }
       }
       out[v] = count ? sum / count : NaN;
     }
     return out;
-  }
-
-  function valueAt(steps, shape, inverse, mm, blocks) {
-    const low = [0, 0, 0], high = [0, 0, 0], part = [0, 0, 0];
-    for (let c = 0; c < 3; c++) {
-      const row = inverse[c];
-      const at = row[0] * mm[0] + row[1] * mm[1] + row[2] * mm[2] + row[3];
-      if (!(at >= -0.5 && at < shape[c] - 0.5)) return NaN;
-      if (blocks) {
-        low[c] = high[c] = Math.floor(at + 0.5);
-        continue;
-      }
-      const inside = Math.min(shape[c] - 1, Math.max(0, at)); // constant beyond outer centres
-      low[c] = Math.floor(inside);
-      high[c] = Math.min(shape[c] - 1, low[c] + 1);
-      part[c] = inside - low[c];
-    }
-    const [ni, nj] = shape;
-    const get = (i, j, k) => steps[i + ni * (j + nj * k)];
-    const along = (j, k) =>
-      (1 - part[0]) * get(low[0], j, k) + part[0] * get(high[0], j, k);
-    const plane = (k) => (1 - part[1]) * along(low[1], k) + part[1] * along(high[1], k);
-    return (1 - part[2]) * plane(low[2]) + part[2] * plane(high[2]);
-  }
-
-  // Rows of the inverse of an affine, world to voxel.
-  function inverseOf(affine) {
-    const grid = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]].map((mm) => viewmath.solve3(affine, mm));
-    return [0, 1, 2].map((c) => [...[1, 2, 3].map((a) => grid[a][c] - grid[0][c]), grid[0][c]]);
-  }
-
-  // Colour [r, g, b] of a value, or null where nothing is shown. `look` as the viewer's: `low`
-  // and `top` in units of the values, `positive` and `negative` stops or null, `fade`.
-  function colourOf(value, look) {
-    const stops = value < 0 ? look.negative : look.positive;
-    const size = Math.abs(value);
-    if (!stops || !(size > 0)) return null;
-    const alpha = size >= look.low ? 1 : look.fade ? (size / look.low) ** 2 : 0;
-    return alpha > 0
-      ? { rgb: viewmath.colourAt(stops, size / look.top), alpha: alpha * look.opacity } : null;
   }
 
   // What is to the right, up and towards the eye on the picture, as [axis, sign] of RAS.
@@ -166,7 +126,7 @@
   }
 
   const surfacemath = {
-    unpack, project, colourOf, seenFrom, facing, drawTriangles, nearestVertex, SIDES,
+    unpack, project, seenFrom, facing, drawTriangles, nearestVertex, SIDES,
   };
   if (typeof module !== "undefined" && module.exports) module.exports = surfacemath;
   else root.surfacemath = surfacemath;

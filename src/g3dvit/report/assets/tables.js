@@ -27,7 +27,7 @@
     const heads = [...table.tHead.rows[0].cells];
     const kept = heads.map((head, n) => n).filter((n) => heads[n].dataset.fixed === undefined);
     const words = (row) => kept.map((n) => row.cells[n].textContent.trim());
-    return chartmath.tsv(words(table.tHead.rows[0]), [...table.tBodies[0].rows].map(words));
+    return chartmath.tsv(words(table.tHead.rows[0]), [...table.tBodies[0].rows].filter((row) => !row.hidden).map(words));
   }
 
   function save(name, blob) {
@@ -53,10 +53,23 @@
         save(button.dataset.name + ".tsv", new Blob([text], { type: "text/tab-separated-values" }));
       };
     });
+    const pictures = [...document.querySelectorAll("figure > img")];
     document.querySelectorAll("button[data-png]").forEach((button) => {
-      const picture = button.closest("figure").querySelector("img");
-      const name = picture.alt.replace(/[^A-Za-z0-9]+/g, "-").slice(0, 80);
-      button.onclick = () => follow(name + ".png", picture.src);
+      const title = button.dataset.png;
+      const own = button.closest("figure");
+      const name = title.replace(/[^A-Za-z0-9]+/g, "-").slice(0, 80);
+      button.onclick = () => {
+        const picture = own ? own.querySelector("img") : pictures.find((p) => p.alt === title);
+        follow(name + ".png", picture.src);
+      };
+    });
+    document.querySelectorAll("button[data-text]").forEach((button) => {
+      button.onclick = () => {
+        const holder = document.getElementById(button.dataset.text);
+        const items = [...holder.querySelectorAll("li")];
+        const text = items.length ? items.map((li) => li.textContent).join("\n") : holder.textContent;
+        save(button.dataset.name, new Blob([text + "\n"], { type: "text/plain" }));
+      };
     });
     document.querySelectorAll("button[data-copy]").forEach((button) => {
       button.onclick = () => {

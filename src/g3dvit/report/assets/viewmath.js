@@ -148,19 +148,21 @@
     return niftiFile(shape, affine, 256, 1, "");
   }
 
-  // A float32 NIfTI-1 file of steps times slope; the description is cut to what the header holds.
-  function niftiOfValues(shape, affine, steps, slope, description) {
-    const bytes = niftiFile(shape, affine, 16, 4, description);
+  // A float32 NIfTI-1 file of steps times slope, 4D where there are several frames' worth of
+  // steps; the description is cut to what the header holds. `seconds` between frames, 0: unknown.
+  function niftiOfValues(shape, affine, steps, slope, description, seconds) {
+    const frames = steps.length / (shape[0] * shape[1] * shape[2]);
+    const bytes = niftiFile(shape, affine, 16, 4, description, frames, seconds || 0);
     const values = new DataView(bytes.buffer);
     steps.forEach((step, n) => values.setFloat32(352 + 4 * n, step * slope, true));
     return bytes;
   }
 
-  function niftiFile(shape, affine, type, size, description) {
-    const bytes = new Uint8Array(352 + size * shape[0] * shape[1] * shape[2]);
+  function niftiFile(shape, affine, type, size, description, frames = 1, seconds = 0) {
+    const bytes = new Uint8Array(352 + size * frames * shape[0] * shape[1] * shape[2]);
     const header = new DataView(bytes.buffer);
     header.setInt32(0, 348, true);
-    [3, ...shape, 1, 1, 1, 1].forEach((n, at) => header.setInt16(40 + 2 * at, n, true));
+    [frames > 1 ? 4 : 3, ...shape, frames, 1, 1, 1].forEach((n, at) => header.setInt16(40 + 2 * at, n, true));
     header.setInt16(70, type, true); // 256 int8, 16 float32
     header.setInt16(72, 8 * size, true);
     header.setFloat32(76, 1, true);
@@ -171,7 +173,8 @@
     }
     header.setFloat32(108, 352, true);
     header.setFloat32(112, 1, true);
-    header.setUint8(123, 2); // mm
+    header.setFloat32(92, seconds, true);
+    header.setUint8(123, frames > 1 ? 2 + 8 : 2); // mm, and s
     const words = description.replace(/[^\x20-\x7e]/g, "?").slice(0, 79);
     for (let n = 0; n < words.length; n++) header.setUint8(148 + n, words.charCodeAt(n));
     header.setInt16(254, 1, true); // sform
@@ -206,10 +209,128 @@
     return stops[stops.length - 1][1].slice();
   }
 
+  // The value at a place in mm, NaN outside; `inverse` of `inverseOf`. Linear between the centres
+  // and constant beyond the outer ones; with `blocks` that of the voxel.
+  function valueAt(steps, shape, inverse, mm, blocks) {
+    const low = [0, 0, 0], high = [0, 0, 0], part = [0, 0, 0];
+    for (let c = 0; c < 3; c++) {
+      const row = inverse[c];
+      const at = row[0] * mm[0] + row[1] * mm[1] + row[2] * mm[2] + row[3];
+      if (!(at >= -0.5 && at < shape[c] - 0.5)) return NaN;
+      if (blocks) {
+        low[c] = high[c] = Math.floor(at + 0.5);
+        continue;
+      }
+      const inside = Math.min(shape[c] - 1, Math.max(0, at)); // constant beyond outer centres
+      low[c] = Math.floor(inside);
+      high[c] = Math.min(shape[c] - 1, low[c] + 1);
+      part[c] = inside - low[c];
+    }
+    const [ni, nj] = shape;
+    const get = (i, j, k) => steps[i + ni * (j + nj * k)];
+    const along = (j, k) =>
+      (1 - part[0]) * get(low[0], j, k) + part[0] * get(high[0], j, k);
+    const plane = (k) => (1 - part[1]) * along(low[1], k) + part[1] * along(high[1], k);
+    return (1 - part[2]) * plane(low[2]) + part[2] * plane(high[2]);
+  }
+
+  // Rows of the inverse of an affine, world to voxel.
+  function inverseOf(affine) {
+    const grid = [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]].map((mm) => solve3(affine, mm));
+    return [0, 1, 2].map((c) => [...[1, 2, 3].map((a) => grid[a][c] - grid[0][c]), grid[0][c]]);
+  }
+
+  // Colour [r, g, b] of a value, or null where nothing is shown. `look` as the viewer's: `low`
+  // and `top` in units of the values, `positive` and `negative` stops or null, `fade`.
+  function colourOf(value, look) {
+    const stops = value < 0 ? look.negative : look.positive;
+    const size = Math.abs(value);
+    if (!stops || !(size > 0)) return null;
+    const alpha = size >= look.low ? 1 : look.fade ? (size / look.low) ** 2 : 0;
+    return alpha > 0
+      ? { rgb: colourAt(stops, size / look.top), alpha: alpha * look.opacity } : null;
+  }
+
+  // The colour bar of a map: where zero lies (percent from the left) and stops as CSS.
+  function gradient(pair, isSigned, sign) {
+    const both = isSigned && sign !== "positive";
+    const zero = both ? (sign === "negative" ? 100 : 50) : 0;
+    const css = (stops, from, to) => stops.map(([at, c]) =>
+      "rgb(" + c.join() + ") " + (from + at * (to - from)) + "%");
+    const negative = (pair.negative || pair.positive).slice().reverse().map(([at, c]) => [1 - at, c]);
+    return {
+      zero,
+      css: [...(zero > 0 ? css(negative, 0, zero) : []),
+        ...(zero < 100 ? css(pair.positive, zero, 100) : [])],
+    };
+  }
+
+  // ---- one slice of any grid, in the world: no voxel axis needs to lie along it
+
+  // World axes of a plane: to the right, up, and through it.
+  const PLANES = { axial: [0, 1, 2], coronal: [0, 2, 1], sagittal: [1, 2, 0] };
+
+  // Lowest and highest mm of a grid, edges of the outer voxels included, for each axis.
+  function boxOf(affine, shape) {
+    return [0, 1, 2].map((row) => {
+      let low = affine[row][3], high = affine[row][3];
+      for (let c = 0; c < 3; c++) {
+        const ends = [-0.5 * affine[row][c], (shape[c] - 0.5) * affine[row][c]];
+        low += Math.min(...ends);
+        high += Math.max(...ends);
+      }
+      return [low, high];
+    });
+  }
+
+  // A frame of pixels around a box: `plane`, mm that it spans, size in pixels, and whether right
+  // is drawn on the left. No pixel is finer than `step` mm.
+  function frameOn(box, plane, step, mirrored) {
+    const [u, v] = PLANES[plane];
+    return {
+      plane, u: box[u], v: box[v], mirrored: mirrored && u === 0,
+      width: Math.max(1, Math.round((box[u][1] - box[u][0]) / step)),
+      height: Math.max(1, Math.round((box[v][1] - box[v][0]) / step)),
+    };
+  }
+
+  // The place that is drawn at a share (0 to 1, from the top left) of a frame; `place` gives the
+  // coordinate through the plane.
+  function placeIn(frame, share, place) {
+    const [u, v] = PLANES[frame.plane];
+    const across = frame.mirrored ? 1 - share[0] : share[0];
+    const mm = place.slice();
+    mm[u] = frame.u[0] + across * (frame.u[1] - frame.u[0]);
+    mm[v] = frame.v[1] - share[1] * (frame.v[1] - frame.v[0]);
+    return mm;
+  }
+
+  // Where in a frame a place is drawn, as shares.
+  function shareIn(frame, place) {
+    const [u, v] = PLANES[frame.plane];
+    const across = (place[u] - frame.u[0]) / (frame.u[1] - frame.u[0]);
+    return [frame.mirrored ? 1 - across : across,
+      (frame.v[1] - place[v]) / (frame.v[1] - frame.v[0])];
+  }
+
+  // Values of a grid at the centres of a frame's pixels, row by row from the top; NaN outside.
+  function sliceOf(values, shape, affine, frame, place, blocks) {
+    const inverse = inverseOf(affine);
+    const out = new Float32Array(frame.width * frame.height);
+    let n = 0;
+    for (let y = 0; y < frame.height; y++) {
+      for (let x = 0; x < frame.width; x++) {
+        const mm = placeIn(frame, [(x + 0.5) / frame.width, (y + 0.5) / frame.height], place);
+        out[n++] = valueAt(values, shape, inverse, mm, blocks);
+      }
+    }
+    return out;
+  }
+
   const viewmath = {
     thresholdAt, percentileAt, frameOf, voxelAt, worldAt, indexOf, peakOf, solve3, signed, unsigned,
     colourAt, refinedGrid, refine, nifti,
-    niftiOfValues,
+    niftiOfValues, inverseOf, valueAt, colourOf, gradient, PLANES, boxOf, frameOn, placeIn, shareIn, sliceOf,
   };
   if (typeof module !== "undefined" && module.exports) module.exports = viewmath;
   else root.viewmath = viewmath;
