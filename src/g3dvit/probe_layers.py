@@ -88,6 +88,7 @@ _NOT_CONNECTED = (
     "for every map. To freeze a part of a model, use `requires_grad_(False)` in place of no_grad"
 )
 
+
 def record_pass(
     model: nn.Module,
     x: Tensor,
