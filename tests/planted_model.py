@@ -47,6 +47,32 @@ class LooksAtOnePatch(nn.Module):
         return self.head(pooled)
 
 
+class Affine(nn.Module):
+    """Gain and bias, and no normalisation."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight + self.bias
+
+
+class WithoutNorm(LooksAtOnePatch):
+    """The same weights, and no layer that token Grad-CAM could use."""
+
+    def __init__(self, permute: tuple[int, int, int] = (0, 1, 2), width: int = 8) -> None:
+        super().__init__(permute, width)
+        self.norm = Affine(width)
+
+
+class WithSoftmax(LooksAtOnePatch):
+    """Gives probabilities in the place of logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1)
+
+
 def affine_for(orientation: str) -> np.ndarray:
     """Return the affine of the stored source image on the prepared grid's voxels."""
     start = np.array(WORLD_ORIGIN)

@@ -14,6 +14,7 @@ from scipy.stats import entropy, spearmanr
 from broken_models import BASE, drifted, volumes
 from g3dvit import diagnose
 from g3dvit.capture.attention_gates import steering_gradients
+from g3dvit.check_summary import summarise_checks
 from g3dvit.checks import not_applicable, worst
 from g3dvit.errors import InputError
 from g3dvit.explain import CHECKS, Explainer
@@ -122,7 +123,10 @@ def test_what_the_first_volumes_fail_counts_for_all():
     rows = carry_over([(always, blind, seeing)] * 2 + [(always,)] * 3)
     assert [[c.name for c in row] for row in rows[2:]] == [["flat map", "class-blind"]] * 3
     assert rows[4][1].verdict == "fail"
-    assert rows[4][1].sentence.endswith("Measured on the first volumes of the run.")
+    told = "Measured on the first 2 volumes, and counts for the whole run."
+    assert rows[0][1].sentence.endswith(told) and rows[4][1].sentence.endswith(told)
+    summary = {one.name: one for one in summarise_checks(rows)}
+    assert summary["class-blind"].sentence == blind.sentence + " " + told  # no count of five
     assert carry_over([(always,)] * 3) == [(always,)] * 3
 
 

@@ -27,6 +27,7 @@ from g3dvit.evaluate.plan import plan_volumes
 from g3dvit.evaluate.prepared import load_candidate, prepare_volumes
 from g3dvit.evaluate.settings import EvaluationSettings
 from g3dvit.evaluate.spread import mean_profile
+from g3dvit.evaluate.words import units_in_words
 from g3dvit.evaluate.write import write_evaluation
 from g3dvit.run.inputs import RunSource, open_runs
 from g3dvit.run.setup import one_grid, preparation_of
@@ -647,3 +648,33 @@ def test_a_resumed_job_gives_the_same_numbers(files, tmp_path) -> None:
     again = evaluate_run(*given, methods=METHODS, settings=settings, parts=tmp_path)
     pd.testing.assert_frame_equal(fresh.table, again.table)
     assert fresh.sentence == again.sentence
+
+
+def test_parts_of_images_that_were_changed_are_not_taken(files, tmp_path) -> None:
+    import nibabel as nib
+
+    skip = ("regions", "choices", "spread", "randomisation", "stability", "context")
+    settings = replace(FAST, skip=skip)
+    image, parts = save_run(tmp_path), tmp_path / "parts"
+    # not compressed, so that other values take as many bytes
+    path = image.with_name("sub-01_task-x_space-MNI152NLin6Asym_desc-a_bold.nii")
+    nib.save(nib.load(image), path)
+    given = (replace(source_of(image), images=(path,)), files[0])
+    first = evaluate_run(*given, methods=["frozen_gate"], settings=settings, parts=parts)
+    whole = nib.load(path)
+    changed = nib.Nifti1Image(np.asarray(whole.dataobj)[..., ::-1].copy(), None, whole.header)
+    size = path.stat().st_size
+    nib.save(changed, path)
+    assert path.stat().st_size == size
+    second = evaluate_run(*given, methods=["frozen_gate"], settings=settings, parts=parts)
+    assert len(list(parts.iterdir())) == 2
+    assert not first.table["srg"].equals(second.table["srg"])
+
+
+def test_runs_whose_names_tell_no_subject_are_not_called_one_persons(tmp_path) -> None:
+    images = [save_run(tmp_path, name=f"patient{n}", seed=n) for n in range(1, 4)]
+    plan = plan_volumes(open_runs(source_of(*images)), 12)
+    assert (plan.unit, plan.n_subjects) == ("run", None)
+    values = {"n_units": 2, "unit": plan.unit, "n_subjects": plan.n_subjects}
+    assert units_in_words(values) == "2 runs (whose subjects are not known)"
+    assert units_in_words(values | {"n_subjects": 1}) == "2 runs of one subject"

@@ -13,7 +13,7 @@ import pytest
 
 from g3dvit import explain_image, load_model, open_series
 from g3dvit.cli import main
-from g3dvit.errors import DescriptionError, GridError, SelectionError, TargetError
+from g3dvit.errors import DescriptionError, GridError, LayerError, SelectionError, TargetError
 from g3dvit.run import RunSource, explain_run
 from g3dvit.run.accuracy import independent_units
 from g3dvit.run.targets import parse_target, plan_targets
@@ -340,3 +340,23 @@ def test_class_means_of_content_and_position_add_up_to_those_of_relevance(tmp_pa
         np.testing.assert_allclose(
             parts["content"] + parts["position"], mean.patch.data, rtol=1e-4, atol=1e-6
         )
+
+
+def test_defaults_leave_out_what_a_model_does_not_allow(tmp_path, capsys) -> None:
+    source = RunSource(images=(save_planted_run(tmp_path),), volumes="0:2")
+    model = save_planted_model(tmp_path, factory="planted_model:WithoutNorm")
+    result = explain_run(source, model, device="cpu")
+    assert {maps.method for maps in result.maps} == {"frozen_gate", "shift_averaged"}
+    assert any(w.startswith("token_gradcam is left out: no norm") for w in result.warnings)
+    with pytest.raises(LayerError, match="no normalisation layer"):  # asked for by name
+        explain_run(source, model, device="cpu", methods=["token_gradcam"])
+    words = ["explain", str(source.images[0]), "-m", str(model), "--volumes", "0:2"]
+    assert main([*words, "-o", str(tmp_path / "out")]) == 0
+    assert "token_gradcam is left out" in capsys.readouterr().err
+
+
+def test_a_model_that_gives_probabilities_is_told_of_whatever_the_method(tmp_path) -> None:
+    source = RunSource(images=(save_planted_run(tmp_path),), volumes="0:2")
+    model = save_planted_model(tmp_path, factory="planted_model:WithSoftmax")
+    result = explain_run(source, model, device="cpu", methods=["token_gradcam"])
+    assert any("a softmax: its scores are probabilities" in w for w in result.warnings)

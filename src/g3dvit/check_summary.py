@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal, Protocol
 
+#: How the sentence of a check ends that was made on some volumes and counts for all; how many
+#: volumes it warned or failed of is then no count of volumes that were looked at.
+FOR_ALL = "and counts for the whole run."
+
 Verdict = Literal["pass", "warn", "fail"]
 _ORDER: tuple[Verdict, ...] = ("pass", "warn", "fail")
 _COUNTED: tuple[tuple[Verdict, str], ...] = (("fail", "failed"), ("warn", "warned"))
@@ -92,7 +96,7 @@ def _summary(name: str, found: Sequence[CheckLike]) -> CheckSummary:
     # the sentence of a volume that got this verdict, or of the worst one there is
     told = max(found, key=lambda c: (c.verdict == verdict, _ORDER.index(c.verdict)))
     sentence = told.sentence
-    if len(found) > 1 and verdict != "pass":
+    if len(found) > 1 and verdict != "pass" and not sentence.endswith(FOR_ALL):
         told_of = [f"{count[v]} {word}" for v, word in _COUNTED if count[v]]
         sentence += f" (of {len(found)} volumes {', '.join(told_of)})"
     return CheckSummary(

@@ -96,6 +96,8 @@ class Geometry(ShowsItself):
         Empty where no layer is alive.
     notes
         What a user should know about this model, in sentences.
+    cautions
+        Those of the notes that every reader of its maps should see.
     """
 
     input_shape: tuple[int, ...]
@@ -111,6 +113,7 @@ class Geometry(ShowsItself):
     layers: tuple[NormLayer, ...]
     default_layer: str
     notes: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     @property
     def num_patches(self) -> int:

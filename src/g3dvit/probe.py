@@ -57,7 +57,7 @@ def probe_geometry(
         raise GeometryError(
             "a TorchScript model hides its tokens; give the torch.nn.Module that it was made from"
         )
-    notes: list[str] = []
+    cautions: list[str] = []
     with guest(model) as network:
         textures = Textures(network, shape, seed)
         sketches = Sketches()
@@ -69,7 +69,7 @@ def probe_geometry(
         if not first.has_gradient:
             call = _without_zeros(network, seed)
             passes = [record_pass(network, textures.another(), seed=seed, call=call)]
-            notes.append(
+            cautions.append(
                 "no gradient of the class values reaches any layer, because some weights are all "
                 "zero (an untrained head?); the layers were judged with small random numbers there"
                 if passes[0].has_gradient
@@ -89,7 +89,7 @@ def probe_geometry(
             "patches, and are not supported"
         )
     default = next((layer.name for layer in reversed(layers) if layer.status == "alive"), "")
-    notes += _notes(passes, tokens, default, num_layers=len(layers))
+    cautions += _cautions(passes)
     return Geometry(
         input_shape=shape,
         spatial_axes=tokens.spatial_axes,
@@ -103,7 +103,8 @@ def probe_geometry(
         num_outputs=first.num_outputs,
         layers=layers,
         default_layer=default,
-        notes=tuple(notes),
+        notes=(*cautions, *_notes(passes, tokens, default, num_layers=len(layers))),
+        cautions=tuple(cautions),
     )
 
 
@@ -152,21 +153,26 @@ def _without_zeros(network: nn.Module, seed: int) -> Callable[[Tensor], Any]:
     return substituted(network, filled)
 
 
-def _notes(passes: Sequence[Pass], tokens: TokenMap, default: str, *, num_layers: int) -> list[str]:
-    notes = []
+def _cautions(passes: Sequence[Pass]) -> list[str]:
+    found = []
     bounded = bounded_note(passes)
     if bounded is not None:
-        notes.append(bounded)
+        found.append(bounded)
+    if passes[0].cut:
+        found.append(
+            "a part of this model runs without autograd (torch.no_grad in its forward, or "
+            "detached tokens), so that no gradient passes through it and no map reaches behind "
+            "it; to freeze a part, use `requires_grad_(False)` in place of no_grad"
+        )
+    return found
+
+
+def _notes(passes: Sequence[Pass], tokens: TokenMap, default: str, *, num_layers: int) -> list[str]:
+    notes = []
     if tokens.overlapping:
         notes.append(
             "patches overlap: each place is shown at the patch that it moves most, so that the "
             "borders between patches are not sharp"
-        )
-    if passes[0].cut:
-        notes.append(
-            "a part of this model runs without autograd (torch.no_grad in its forward, or "
-            "detached tokens), so that no gradient passes through it and no map reaches behind "
-            "it; to freeze a part, use `requires_grad_(False)` in place of no_grad"
         )
     others = len(passes[0].norms) - num_layers
     if others:

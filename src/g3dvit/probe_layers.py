@@ -83,6 +83,12 @@ class Pass:
     cut: bool = False
 
 
+_NOT_CONNECTED = (
+    "the model's output is not connected to its tokens by autograd ({why}); a gradient is needed "
+    "for every map. To freeze a part of a model, use `requires_grad_(False)` in place of no_grad"
+)
+
+
 def record_pass(
     model: nn.Module,
     x: Tensor,
@@ -109,7 +115,7 @@ def record_pass(
     Raises
     ------
     GeometryError
-        If the model computes its output outside autograd.
+        If the model computes its output outside autograd, or it is no finite number.
     """
     result = Pass()
     runs: Counter[str] = Counter()
@@ -131,6 +137,8 @@ def record_pass(
             result.elsewhere += 1
         if layout is None or not tensor.is_floating_point():
             return None
+        if tensor.is_inference():
+            raise GeometryError(_NOT_CONNECTED.format(why="it runs under inference_mode"))
         replacement = None
         if event.norm is not None:
             stage = Stage(event.index, *layout)
@@ -157,10 +165,10 @@ def record_pass(
         result.num_outputs = int(scores.shape[1])
         if not scores.requires_grad:
             raise GeometryError(
-                "the model's output is not connected to its tokens by autograd (it runs under "
-                "no_grad, or detaches its output); a gradient is needed for every map. To freeze a "
-                "part of a model, use `requires_grad_(False)` in place of no_grad"
+                _NOT_CONNECTED.format(why="it runs under no_grad, or detaches its output")
             )
+        if not bool(scores.isfinite().all()):
+            raise GeometryError(_not_finite(model))
         generator = torch.Generator().manual_seed(seed)
         mixture = torch.randn(scores.shape, generator=generator).to(scores)
         torch.autograd.grad((scores * mixture).sum(), leaves, allow_unused=True)
@@ -168,6 +176,24 @@ def record_pass(
         if norm.is_module and runs[norm.name] > 1:
             norm.name = f"{norm.name}#{norm.run}"
     return result
+
+
+def _not_finite(model: nn.Module) -> str:
+    """Say that a model's outputs are no numbers, and which of its weights are none."""
+    broken = [
+        name
+        for name, tensor in model.named_parameters()
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
+    more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+    why = (
+        f"its weights {', '.join(broken[:3])}{more} hold values that are not finite, as after a "
+        "training that diverged or from a damaged file; load other weights"
+        if broken
+        else "something in it overflows or divides by zero on random numbers between -2 "
+        "and 2; check its weights and its type"
+    )
+    return f"the model's class values are not finite: {why}"
 
 
 def _same_object(raw: object, scores: Tensor) -> object:

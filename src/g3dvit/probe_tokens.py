@@ -120,6 +120,12 @@ class _Tracer:
         after = self._tokens(textures.replaced(0, slice(None)))
         self._full = {n: _distance(after[n], self._before[n]).clamp_min(1e-30) for n in after}
         full = self._full[stage.index]
+        if not bool(full.isfinite().all()):
+            raise GeometryError(
+                "the tokens of this model are too large for their squares to be computed, or no "
+                "numbers, on random numbers between -2 and 2; its weights are broken or of another "
+                "scale than its input"
+            )
         #: Tokens that move with the input at all: (tokens,) bool.
         self.answers = full > 1e-3 * full.max()  # a model may weigh its tokens unequally
 

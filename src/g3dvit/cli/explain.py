@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--method",
         nargs="+",
-        default=["token_gradcam", "frozen_gate", "shift_averaged"],
-        help="token_gradcam, frozen_gate, shift_averaged (default: these three), "
+        help="token_gradcam, frozen_gate, shift_averaged (default: these three, where the model "
+        "allows them), "
         "shift_averaged_local, shift_averaged_gamma, frozen_gate_gamma, frozen_gate_noise, "
         "gradcam, hirescam, hirescam_blocks, layercam, xgradcam, gradcam_plus_plus, eigencam, "
         "cam, gradient_rollout, "

@@ -21,7 +21,7 @@ from g3dvit.evaluate.explained import explain_volumes
 from g3dvit.evaluate.job import Job
 from g3dvit.evaluate.measure_context import PICTURES
 from g3dvit.evaluate.measure_curves import BASELINES, ORACLE
-from g3dvit.evaluate.parts import Parts, parameters_hash
+from g3dvit.evaluate.parts import Parts, arrays_hash, parameters_hash
 from g3dvit.evaluate.plan import Plan, plan_volumes
 from g3dvit.evaluate.prepared import (
     Candidate,
@@ -148,7 +148,10 @@ def evaluate_run(
     kept = Parts(
         None if parts is None else Path(parts),
         _identity(main, others, nulls, runs, plan, usable, goal, settings)
-        | {"given": [[name, values.tolist()] for name, values in prepared.given.items()]},
+        | {
+            "given": [[name, values.tolist()] for name, values in prepared.given.items()],
+            "read": arrays_hash(prepared.arrays()),
+        },
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", G3DWarning)  # said once above

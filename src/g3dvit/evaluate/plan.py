@@ -64,14 +64,14 @@ class Plan:
     unit
         What is independent.
     n_subjects
-        How many; names that do not tell count as one.
+        How many; None where the names of several runs do not tell (they have no ``sub-``).
     sentence
         How they were chosen, for a reader.
     """
 
     picks: tuple[Pick, ...]
     unit: UnitKind
-    n_subjects: int
+    n_subjects: int | None
     sentence: str
 
     def of(self, half: Half) -> list[int]:
@@ -116,7 +116,7 @@ def plan_volumes(runs: Sequence[OpenRun], n_volumes: int = 24) -> Plan:
     if n_volumes < 2:
         raise InputError(f"at least 2 volumes are needed, was given {n_volumes}")
     subjects = [_subject(run) for run in runs]
-    n_subjects = len(set(subjects)) if all(subjects) else 1
+    n_subjects = len(set(subjects)) if all(subjects) else 1 if len(runs) == 1 else None
     kind, volumes = _units(runs, subjects, n_subjects)
     if len(volumes) < 2:
         raise InputError(
@@ -142,7 +142,7 @@ def _subject(run: OpenRun) -> str | None:
 
 
 def _units(
-    runs: Sequence[OpenRun], subjects: Sequence[str | None], n_subjects: int
+    runs: Sequence[OpenRun], subjects: Sequence[str | None], n_subjects: int | None
 ) -> tuple[UnitKind, list[_Volume]]:
     rows = [
         (number, run.name, t, label, block)
@@ -153,7 +153,7 @@ def _units(
     ]
     table = pd.DataFrame(rows, columns=["number", "run", "time_point", "label", "block"])
     kind: UnitKind
-    if n_subjects > 1:
+    if n_subjects is not None and n_subjects > 1:
         kind, names = "subject", [str(subjects[row[0]]) for row in rows]
     elif len(runs) > 1:
         kind, names = "run", [row[1] for row in rows]

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,6 +114,11 @@ class Prepared:
     def inside(self) -> NDArray[np.intp]:
         """Which patches may be removed."""
         return np.flatnonzero(self.brain)
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """Return all that was read: volumes, brain, pictures of the runs, motion."""
+        read = [self.x.numpy(), self.neighbours.numpy(), self.brain_voxels, self.motion]
+        return read + [one for run in self.images if run for one in (run.mean, run.tsnr)]
 
     def volume(self, n: int, network: nn.Module) -> Tensor:
         """Return one volume, (1, *input_shape), of the model's type and on its device."""

@@ -380,6 +380,12 @@ def _limits(prepared: Prepared, units: Sequence[str], settings: EvaluationSettin
             else "One run without labels: intervals are over stretches of it and say nothing about "
             "other runs or people."
         )
+    if plan.n_subjects is None:
+        limits.append(
+            f"The names of the images do not tell subjects apart (no sub-...), so the unit is the "
+            f"{plan.unit}: if several are of one person, p-values and intervals say nothing about "
+            "people."
+        )
     if n < FEWEST_UNITS:
         limits.append(
             f"{count_units(n, plan.unit)} in the report half: no p-value; {FEWEST_UNITS} are "

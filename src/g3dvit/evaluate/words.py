@@ -143,7 +143,10 @@ def sentence_of(
 def units_in_words(values: Mapping[str, Any]) -> str:
     """Return the units of the report half, and whose they are."""
     units = count_units(values["n_units"], values["unit"])
-    return units if values["unit"] == "subject" else f"{units} of one subject"
+    if values["unit"] == "subject":
+        return units
+    whose = "of one subject" if values["n_subjects"] == 1 else "(whose subjects are not known)"
+    return f"{units} {whose}"
 
 
 def _how(values: Mapping[str, Any]) -> str:

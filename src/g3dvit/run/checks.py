@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from g3dvit import diagnose
-from g3dvit.check_summary import summarise_checks
+from g3dvit.check_summary import FOR_ALL, summarise_checks
 from g3dvit.checks import Check, not_applicable
 from g3dvit.grids import PatchGrid
 from g3dvit.prepare import Preparation
@@ -79,6 +79,16 @@ def carry_over(rows: Sequence[tuple[Check, ...]]) -> list[tuple[Check, ...]]:
         if summary.verdict == "pass":
             continue
         one = next(check for check in made if check.verdict == summary.verdict)
-        told = replace(one, sentence=f"{one.sentence} Measured on the first volumes of the run.")
-        found = [row if any(check.name == name for check in row) else (*row, told) for row in found]
+        some = "volume" if len(made) == 1 else f"{len(made)} volumes"
+
+        def told(check: Check, some: str = some) -> Check:
+            words = f"{check.sentence} Measured on the first {some}, {FOR_ALL}"
+            return replace(check, sentence=words)
+
+        found = [
+            tuple(told(c) if c.name == name and c.verdict != "pass" else c for c in row)
+            if any(check.name == name for check in row)
+            else (*row, told(one))
+            for row in found
+        ]
     return found

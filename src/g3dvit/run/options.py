@@ -9,6 +9,7 @@ from typing import Any
 from g3dvit.explain_request import resolve_options
 from g3dvit.explanation import Options
 from g3dvit.geometry import Geometry
+from g3dvit.methods import METHODS
 from g3dvit.targets import resolve_score
 
 
@@ -42,3 +43,27 @@ def explain_options(
     if isinstance(weighting, str) and weighting != "all" and "token_gradcam" in methods:
         options["weighting"] = [weighting]  # so that results have that axis
     return options
+
+
+def default_methods(
+    names: Sequence[str], geometry: Geometry, target_layer: str | None
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return those of the default methods that a model allows, and what to say of the others.
+
+    Parameters
+    ----------
+    names
+        All of them.
+    geometry
+        How the model divides its input.
+    target_layer
+        A layer that was named, or None.
+    """
+    if geometry.default_layer or target_layer is not None:
+        return tuple(names), []
+    usable = tuple(name for name in names if METHODS[name].source != "layer")
+    gone = ", ".join(name for name in names if name not in usable)
+    return usable, [
+        f"{gone} is left out: no normalisation layer of this model has gradients that tell patches "
+        "apart"
+    ]

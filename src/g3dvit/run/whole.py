@@ -27,7 +27,7 @@ from g3dvit.run.checks import brain_of
 from g3dvit.run.collect import Collector
 from g3dvit.run.inputs import RunSource, open_runs
 from g3dvit.run.job import Job, Progress, Say, batches
-from g3dvit.run.options import explain_options
+from g3dvit.run.options import default_methods, explain_options
 from g3dvit.run.record import common_metadata, input_of, model_summary, provenance_of, title_of
 from g3dvit.run.references import read_references
 from g3dvit.run.setup import (
@@ -52,7 +52,7 @@ def explain_run(
     source: RunSource,
     model: str | Path | nn.Module,
     *,
-    methods: Sequence[str] = DEFAULT_METHODS,
+    methods: Sequence[str] | None = None,
     target: Any = "predicted",
     mean_target: Any = None,
     score: str | None = None,
@@ -82,7 +82,10 @@ def explain_run(
         Images and how their volumes are chosen.
     model
         A model description file, or what `load_model` returned for one.
-    methods, score, weighting, target_layer, batch_size, samples, noise, gamma, seed
+    methods
+        Names; None for `DEFAULT_METHODS`, without token Grad-CAM where no normalisation layer of
+        the model can serve it.
+    score, weighting, target_layer, batch_size, samples, noise, gamma, seed
         As in `Explainer.explain`.
     shifts
         Of shift-averaged maps; 0 leaves these maps out.
@@ -131,6 +134,10 @@ def explain_run(
         check_labels(runs, class_names)
         plan = plan_targets(target, mean_target, class_names)
         patches = patches_of(description, explainer, grid)
+        sentences += explainer.geometry.cautions
+        if methods is None:
+            methods, left_out = default_methods(DEFAULT_METHODS, explainer.geometry, target_layer)
+            sentences += left_out
         every, shifted = split_methods(resolve_methods(methods), shifts)
         compared, names = read_references(
             references, preparation, description, grid, mask=source.mask
