@@ -194,7 +194,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="is no reference"):
         load_reference(path)
     points = np.random.default_rng(0).random((30, 3))
-    with pytest.raises(InputError, match="same value everywhere"):
+    with pytest.raises(InputError, match="the map has the same value at all 30"):
         agreement(np.ones(30), np.arange(30.0), points)
     with pytest.raises(InputError, match="above 0 and below 1"):
         agreement(np.arange(30.0), np.arange(30.0), points, shares=(1.5,), n_surrogates=0)
@@ -322,6 +322,56 @@ def test_values_that_are_no_numbers_are_left_out() -> None:
     kept = np.isfinite(data)
     assert found.found.spearman == pytest.approx(spearmanr(data[kept], reference[kept]).statistic)
     assert "no numbers" in found.warnings[0]
+
+
+def test_numbers_that_a_reference_lacks_are_told() -> None:
+    holes = np.random.default_rng(0).random(SHAPE) < 0.2
+    reference = np.where(holes, np.nan, smooth(5))
+    found = compare_maps(relevance(), reference, GRID, options=NO_P)
+    assert not found.places[holes].any() and not found.warnings  # 0 is no value without a brain
+    # In the template's brain 0 is a value, and so are they.
+    space = RelevanceMap(relevance().data, GRID, {"space": "MNI152NLin6Asym"})
+    found = compare_maps(space, reference, GRID, options=NO_P)
+    assert any("holds no numbers, and counts as 0" in one for one in found.warnings)
+    whole = compare_maps(space, smooth(5), GRID, options=NO_P)
+    assert not any("no numbers" in one for one in whole.warnings)
+
+
+def test_the_command_says_what_is_wrong_with_which_file(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values, grid = reference_on("RAS")
+    image = nib.Nifti1Image(values.astype(np.float32), grid.affine)
+    image.to_filename(tmp_path / "z.nii.gz")
+    other = nib.Nifti1Image(-np.abs(values).astype(np.float32), grid.affine)
+    other.to_filename(tmp_path / "never_positive.nii.gz")
+    text = tmp_path / "text.nii.gz"
+    text.write_text("no image")
+    one = relevance().save(tmp_path / "one_relevance.nii.gz")
+    flat = RelevanceMap(np.full(SHAPE, 2, np.float32), GRID, {}).save(tmp_path / "flat.nii.gz")
+    good = str(tmp_path / "z.nii.gz")
+    for words, status, message in (
+        ([str(text), good], 1, f"compare: {text} cannot be read as an image"),
+        ([str(one), str(text)], 1, f"compare: {text} cannot be read as an image"),
+        ([str(flat), good], 1, "the values of flat are the same"),
+        ([str(one), good, "--top", "100"], 1, "--top"),
+        ([str(one), good, "--surrogates", "-1"], 1, "at least 0"),
+        ([str(one), good, "--method", "frozen_gate"], 1, "--method chooses from the folder"),
+        ([str(one), good, "--seed", "-1"], 2, "whole number"),
+        (
+            [str(one), str(tmp_path / "never_positive.nii.gz"), "--signs", "positive"],
+            1,
+            "the positive values of never_positive are the same",
+        ),
+    ):
+        call = ["compare", *words, "-o", str(tmp_path / "out")]
+        try:
+            found = main(call)
+        except SystemExit as stop:  # argparse
+            found = stop.code
+        told = capsys.readouterr().err
+        assert found == status and message in told, told
+        assert "move it away" not in told and not (tmp_path / "out").exists()
 
 
 def test_opposite_maps_are_not_called_swapped() -> None:

@@ -17,9 +17,15 @@ from g3dvit.errors import ImageError, InputError, SpaceError
 from g3dvit.folders import check_output, output_folder
 from g3dvit.maps import RelevanceMap
 from g3dvit.outputs import write_run
-from g3dvit.regions import RegionOptions, load_atlas, load_mask, regions_of_run
+from g3dvit.regions import (
+    RegionOptions,
+    load_atlas,
+    load_mask,
+    regions_of_maps,
+    regions_of_run,
+)
 from g3dvit.regions.spaces import check_space, space_of
-from g3dvit.saved_runs import load_run
+from g3dvit.saved_runs import load_run, save_table
 from g3dvit.shown import Parcellation
 
 
@@ -288,6 +294,9 @@ def test_maps_that_are_none_are_refused(
     listed = tmp_path / "listed_relevance.nii.gz"
     good.save(listed)
     listed.with_name("listed_relevance.json").write_text("[1, 2]")
+    told_wrong = good.save(tmp_path / "wrong_relevance.nii.gz")
+    about = {"image": {"effective_resolution_mm": [1, 2]}}
+    told_wrong.with_name("wrong_relevance.json").write_text(json.dumps(about))
     hole = good.data.copy()
     hole[0, 0, 0] = np.nan
     holed = replace(good, data=hole).save(tmp_path / "holed_relevance.nii.gz")
@@ -299,11 +308,12 @@ def test_maps_that_are_none_are_refused(
     both.save(tmp_path / "both_relevance.nii.gz")
     for files, message in (
         ([bare], "no JSON of g3dvit beside it"),
-        ([broken], "not one that g3dvit wrote"),
-        ([listed], "not one that g3dvit wrote"),
+        ([broken], "broken_relevance.json cannot be read as JSON"),
+        ([listed], "listed_relevance.json is not one of a map"),
+        ([told_wrong], "the JSON beside"),
         ([holed], "not finite"),
-        ([text], "text.nii.gz"),
-        ([tmp_path / "absent.nii.gz"], "absent.nii.gz"),
+        ([text], "regions: " + str(text) + " cannot be read as an image"),
+        ([tmp_path / "absent.nii.gz"], f"regions: {tmp_path / 'absent.nii.gz'} cannot be read"),
         ([atlas], "no JSON of g3dvit"),
         ([path, path], "given twice"),
         ([tmp_path / "both_relevance.nii.gz"], "explain left and right"),
@@ -321,3 +331,79 @@ def test_classes_whose_names_differ_in_signs_only_keep_a_table_each(tmp_path: Pa
     report = regions_of_run(small_run(class_names=("stim-", "stim+")), atlas, options=options)
     names = [table.name for table in report.tables]
     assert len(set(names)) == len(names) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--threshold", "nan"], 1, "above 0"),
+        (["--threshold", "0"], 1, "above 0"),
+        (["--threshold", "-1"], 1, "above 0"),
+        (["--percentile", "101"], 1, "0 to 100"),
+        (["--surrogates", "1"], 1, "at least 2"),
+        (["--seed", "-1"], 2, "whole number"),
+        (["--names", "names.tsv", "--atlas", "aal3"], 1, "leave out --names"),
+    ],
+)
+def test_a_wrong_option_is_told_before_any_work(
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    status: int,
+    message: str,
+) -> None:
+    monkeypatch.setattr("g3dvit.regions.job.region_weights", lambda *_: 1 / 0)
+    call = ["regions", str(run_folder), "--atlas", str(write_atlas(tmp_path)), "--overwrite"]
+    try:
+        found = main([*call, *words])
+    except SystemExit as stop:  # argparse
+        found = stop.code
+    assert found == status
+    assert message in capsys.readouterr().err
+
+
+def test_tables_that_are_there_are_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("g3dvit.outputs._write_figures", lambda *_: [])
+    folder, atlas = tmp_path / "maps", write_atlas(tmp_path)
+    save(small_run(), folder)
+    call = ["regions", str(folder), "--atlas", str(atlas), "--surrogates", "0"]
+    assert main([*call, "--method", "token_gradcam"]) == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    # What fails half-way leaves nothing, and what was there as it was.
+    saved = iter((save_table, save_table))
+    with monkeypatch.context() as patch:
+        patch.setattr("g3dvit.regions.write.save_table", lambda *a: next(saved)(*a))
+        with pytest.raises((StopIteration, RuntimeError)):
+            main(call)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    assert not list(folder.glob(".added*"))
+    monkeypatch.setattr("g3dvit.regions.job.region_weights", lambda *_: 1 / 0)
+    capsys.readouterr()
+    assert main([*call, "--method", "token_gradcam"]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25])
+def test_of_a_map_with_one_value_no_region_is_ranked(
+    run_folder: Path, tmp_path: Path, value: float
+) -> None:
+    path = next((run_folder / "class_means").glob("*class-right*res-patch_desc-frozengate*.nii.gz"))
+    good = RelevanceMap.load(path)
+    same = replace(good, data=np.full_like(good.data, value), companions={})
+    same.save(tmp_path / "same_relevance.nii.gz")
+    options = RegionOptions(n_surrogates=19)
+    atlas = load_atlas(write_atlas(tmp_path))
+    report = regions_of_maps([tmp_path / "same_relevance.nii.gz"], atlas, options=options)
+    frame, note = report.tables[0].frame, report.tables[0].note
+    assert frame["rank"].isna().all() and frame["p"].isna().all()
+    assert np.allclose(frame["mean"], value, atol=1e-6)
+    assert "same value in all regions" in note
+
+
+def test_a_folder_is_no_atlas(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        load_atlas(tmp_path)

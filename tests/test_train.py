@@ -13,11 +13,22 @@ import pytest
 import torch
 import yaml
 
-from g3dvit.errors import InputError, LeakageError, ModelError, OutputError, SelectionError
+from g3dvit.baseline.folds import divide
+from g3dvit.cli import main
+from g3dvit.errors import (
+    DescriptionError,
+    InputError,
+    LeakageError,
+    ModelError,
+    OutputError,
+    SelectionError,
+)
+from g3dvit.evaluate.prepared import load_candidate, notes_on_nulls
 from g3dvit.grids import ImageGrid
 from g3dvit.models import load_model
 from g3dvit.prepare import Preparation
 from g3dvit.run import RunSource
+from g3dvit.run.accuracy import accuracy_check
 from g3dvit.run.inputs import open_runs
 from g3dvit.train import (
     Fitting,
@@ -494,3 +505,46 @@ def test_permuted_labels_of_subjects_stay_with_subjects() -> None:
     alike = replace(plain, label=np.zeros_like(plain.label))
     with pytest.raises(SelectionError, match="cannot be exchanged"):
         permute_labels(alike)
+
+
+def test_a_null_model_says_so_wherever_it_is_used(
+    source: RunSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, events = ([str(p) for p in some] for some in (source.images, source.events))
+    runs = [*images, "--events", *events, "--classes", "a=a", "b=b"]
+    how = ["--preset", "none", "--prepare", "standardise=time", "--epochs", "25", "--no-linear"]
+    how += ["--batch-size", "16", "--learning-rate", "1e-2"]  # few volumes of few voxels
+    how += [w for k, v in ARGUMENTS.items() for w in ("--argument", f"{k}={v}")]
+    null, true = tmp_path / "null", tmp_path / "true"
+    assert main(["train", *runs, *how, "--split", "run", "--permute-labels", "-o", str(null)]) == 0
+    told = capsys.readouterr().err
+    assert "labels were exchanged" in told and "--null-model" in told
+    assert main(["train", *runs, *how, "--split", "run", "-o", str(true)]) == 0
+    assert "exchanged" not in capsys.readouterr().err
+    recipe = json.loads((null / "training.json").read_text())
+    assert recipe["permuted_labels"] is True and recipe["balanced_accuracy"] < 0.75
+    true_recipe = json.loads((true / "training.json").read_text())
+    assert true_recipe["balanced_accuracy"] > 0.75
+
+    # Whatever its luck, and on whatever volumes, its maps show nothing.
+    lucky = load_model(null / "model.yaml").description
+    table = pd.DataFrame({"run": "r", "block": range(40), "label": ["a", "b"] * 20})
+    check = accuracy_check(table.assign(predicted=table["label"]), ("a", "b"), lucky)
+    assert check.verdict == "fail" and "null model" in check.sentence
+    honest = load_model(true / "model.yaml").description
+    assert (
+        accuracy_check(table.assign(predicted=table["label"]), ("a", "b"), honest).verdict == "pass"
+    )
+
+    # A baseline takes neither its folds nor its answers: they are about other labels.
+    samples = load_samples(open_runs(source), PREPARATION)
+    assert divide(samples, true / "model.yaml").origin == "those of the model's own test"
+    assert divide(samples, null / "model.yaml").origin.startswith("new ones")
+
+    # An evaluation refuses the model as its own null, and says where nothing tells that it is one.
+    null_candidate, candidate = (load_candidate(m / "model.yaml", "cpu") for m in (null, true))
+    assert notes_on_nulls(candidate, [null_candidate]) == []
+    assert "exchanged labels" in notes_on_nulls(null_candidate, [])[0]
+    with pytest.raises(DescriptionError, match="has the weights of the model itself"):
+        notes_on_nulls(candidate, [candidate])
+    assert "does not say" in notes_on_nulls(null_candidate, [candidate])[0]

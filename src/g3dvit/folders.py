@@ -147,6 +147,46 @@ def output_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
         raise
 
 
+@contextmanager
+def added_files(folder: Path) -> Iterator[Path]:
+    """Give a hidden folder to write to, whose files then go into an output folder, all or none.
+
+    Parameters
+    ----------
+    folder
+        With a ``provenance.json`` of ours, which is told of the files. What has the same name is
+        replaced.
+
+    Yields
+    ------
+    Path
+        Where to write, with the folders that the files are to lie in.
+
+    Raises
+    ------
+    OutputError
+        If the disk is full.
+    """
+    part = Path(tempfile.mkdtemp(prefix=".added.", dir=folder))
+    try:
+        yield part
+        names = sorted(path.relative_to(part) for path in part.rglob("*") if path.is_file())
+        # Noted first: were it stopped between two files, those that came may be replaced later.
+        note_files(folder, [folder / name for name in names])
+        for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
+            os.replace(part / name, folder / name)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OutputError(
+            f"the disk of {folder} is full; nothing was added to it. Free some space and run it "
+            "again"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def note_files(folder: Path, files: Sequence[Path]) -> None:
     """Tell an output folder of g3dvit that g3dvit added files to it, so that they may be replaced.
 

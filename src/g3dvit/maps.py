@@ -20,7 +20,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from g3dvit.errors import GridError, ImageError, InputError
 from g3dvit.grids import ImageGrid, PatchGrid
-from g3dvit.nifti import nifti_image, nifti_stem, read_nifti, write_nifti, write_together
+from g3dvit.nifti import (
+    nifti_grid,
+    nifti_image,
+    nifti_stem,
+    nifti_values,
+    read_nifti,
+    write_nifti,
+    write_together,
+)
 from g3dvit.plain import to_json
 from g3dvit.resampling import Interpolation, resample_array
 from g3dvit.shows_itself import ShowsItself
@@ -187,20 +195,20 @@ class RelevanceMap(ShowsItself):
         if sidecar.exists():
             metadata = _read_sidecar(sidecar)
         description = metadata.pop(_IMAGE, {})
-        data = np.asarray(image.dataobj, dtype=np.float32)
-        shape, affine = (data.shape[0], data.shape[1], data.shape[2]), image.affine
+        data = nifti_values(image, path, np.float32)
         files = description.get("companions", {})
         return cls(
             data=data,
-            grid=ImageGrid(shape, affine),
+            grid=nifti_grid(image, path),
             metadata=metadata,
             resolution_mm=tuple(description.get("effective_resolution_mm", (0.0, 0.0, 0.0))),
             t_r=description.get("t_r"),
             sform_code=int(image.header["sform_code"]),
             qform_code=int(image.header["qform_code"]),
             companions={
-                name: np.asarray(read_nifti(path.with_name(file)).dataobj, dtype=np.float32)
+                name: nifti_values(read_nifti(beside), beside, np.float32)
                 for name, file in files.items()
+                if (beside := path.with_name(file))
             },
         )
 

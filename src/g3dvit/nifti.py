@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from g3dvit.errors import ImageError, OutputError
+from g3dvit.errors import ImageError, OrientationError, OutputError
+from g3dvit.grids import ImageGrid
+from g3dvit.sources import BROKEN_FILE, check_real, open_inflated
 
 ENDINGS = (".nii.gz", ".nii")
 
@@ -85,20 +89,78 @@ def write_nifti(image: nib.Nifti1Image, path: Path, *, compress: bool) -> None:
 
 
 def read_nifti(path: Path) -> nib.Nifti1Image:
-    """Open a NIfTI image of three or four axes.
+    """Open a NIfTI image of three or four axes; a compressed one is gone through to its end.
 
     Raises
     ------
     ImageError
         If the file is absent, damaged or something else.
     """
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder; name a NIfTI image")
     try:
         image = nib.load(path)
-    except (OSError, ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise ImageError(f"{path} cannot be read as an image: {error}") from error
     if not isinstance(image, nib.Nifti1Image) or image.ndim not in (3, 4):
         raise ImageError(f"{path} is not a NIfTI image of three or four axes")
+    check_real(image.get_data_dtype(), path)
+    _check_whole(path)
     return image
+
+
+def nifti_values(
+    image: nib.Nifti1Image, path: Path, dtype: type[np.generic] | None = None
+) -> NDArray[Any]:
+    """Return the voxels of an opened image, in a type of numbers where one is named.
+
+    Raises
+    ------
+    ImageError
+        If the file ends too early.
+    """
+    try:
+        return np.asarray(image.dataobj, dtype=dtype)
+    except BROKEN_FILE as error:
+        raise _damaged(path, error) from error
+
+
+def nifti_grid(image: nib.Nifti1Image, path: Path) -> ImageGrid:
+    """Return where the voxels of an opened image lie.
+
+    Raises
+    ------
+    OrientationError
+        If the file does not say it, so that left and right would be a guess of the reader.
+    ImageError
+        If its affine has no inverse.
+    """
+    if not (int(image.header["sform_code"]) or int(image.header["qform_code"])):
+        raise OrientationError(
+            f"{path} does not say where its voxels lie: its sform and qform codes are both 0, and "
+            "a guess could swap left and right. Save it again with the affine of the image that "
+            "it was made of"
+        )
+    i, j, k = image.shape[:3]
+    try:
+        return ImageGrid((i, j, k), image.affine)
+    except ValueError as error:
+        raise ImageError(f"{path} has no usable affine: {error}") from error
+
+
+def _check_whole(path: Path) -> None:
+    """Read a compressed file to its end, where its checksum stands; nibabel stops before it."""
+    try:
+        with open_inflated(path) as (stream, compressed):
+            while compressed and stream.read(1 << 20):
+                pass
+    except BROKEN_FILE as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: BaseException) -> ImageError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ImageError(f"{path} is damaged or incomplete ({reason}); copy or download it again")
 
 
 def write_together(writers: Mapping[Path, Callable[[Path], object]], *, overwrite: bool) -> None:

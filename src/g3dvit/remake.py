@@ -11,8 +11,7 @@ import pandas as pd
 
 from g3dvit.errors import OutputError
 from g3dvit.folders import GENERATOR
-from g3dvit.grids import ImageGrid
-from g3dvit.nifti import read_nifti, write_together
+from g3dvit.nifti import nifti_grid, nifti_values, read_nifti, write_together
 from g3dvit.regions.spaces import check_space
 from g3dvit.report.downloads import Folder
 from g3dvit.report.page import render_page
@@ -141,8 +140,7 @@ def _with_background(result: RunResult, path: Path) -> RunResult:
     image = read_nifti(path)
     if image.ndim != 3:
         raise OutputError(f"{path} has {image.ndim} axes; a background is one 3D image")
-    i, j, k = image.shape
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    own = Background(data, ImageGrid((i, j, k), image.affine), path.name)
+    data = nifti_values(image, path, np.float32)
+    own = Background(data, nifti_grid(image, path), path.name)
     others = (result.background, *result.further_backgrounds)
     return replace(result, background=own, further_backgrounds=others)

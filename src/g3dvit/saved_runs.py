@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 
@@ -23,7 +22,7 @@ from g3dvit.errors import OutputError
 from g3dvit.folders import GENERATOR, MARKER, write_text, write_whole
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
-from g3dvit.nifti import nifti_image, read_nifti, write_nifti
+from g3dvit.nifti import nifti_grid, nifti_image, nifti_values, read_nifti, write_nifti
 from g3dvit.plain import to_json, to_plain
 from g3dvit.run_result import (
     CheckLike,
@@ -322,17 +321,19 @@ def _predictions(path: Path) -> pd.DataFrame:
 
 
 def _background(folder: Path, entry: Mapping[str, Any]) -> Background:
-    image = read_nifti(folder / entry["file"])
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    return Background(data, _grid(image), entry["title"])
+    path = folder / entry["file"]
+    image = read_nifti(path)
+    data = nifti_values(image, path, np.float32)
+    return Background(data, nifti_grid(image, path), entry["title"])
 
 
 def _parcellation(folder: Path, entry: Mapping[str, Any] | None) -> Parcellation | None:
     if entry is None:
         return None
-    image = read_nifti(folder / entry["file"])
+    path = folder / entry["file"]
+    image = read_nifti(path)
     names = {int(index): name for index, name in entry["names"].items()}
-    return Parcellation(entry["name"], np.asarray(image.dataobj), _grid(image), names)
+    return Parcellation(entry["name"], nifti_values(image, path), nifti_grid(image, path), names)
 
 
 def _tables(folder: Path) -> tuple[ResultTable, ...]:
@@ -356,13 +357,8 @@ def _tables(folder: Path) -> tuple[ResultTable, ...]:
     return tuple(found)
 
 
-def _grid(image: nib.Nifti1Image) -> ImageGrid:
-    i, j, k = image.shape[:3]
-    return ImageGrid((i, j, k), image.affine)
-
-
 def _values(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.asarray(read_nifti(path).dataobj, dtype=np.float32)
+    return nifti_values(read_nifti(path), path, np.float32)
 
 
 def _write_scaled(values: np.ndarray[Any, Any], grid: ImageGrid, path: Path) -> None:

@@ -137,6 +137,8 @@ def variogram_surrogates(
         raise InputError("surrogates need finite values that are not all the same")
     if n_surrogates < 1:
         raise InputError(f"`n_surrogates` is at least 1, was given {n_surrogates}")
+    if seed < 0:
+        raise InputError(f"a seed is a whole number from 0 on, was given {seed}")
     # In units of its own spread, so that no map is too small or too large for float32.
     standard = (given - given.mean()) / given.std()
     if match_values:

@@ -19,6 +19,7 @@ from g3dvit.baseline.words import COLUMNS, limits_of, sentence_of
 from g3dvit.descriptions import ModelDescription
 from g3dvit.evaluate.agreement import spearman
 from g3dvit.maps import RelevanceMap
+from g3dvit.run.accuracy import is_null_model
 from g3dvit.run.record import weights_hash
 from g3dvit.train.report import balanced_accuracy
 from g3dvit.train.samples import Samples
@@ -89,7 +90,7 @@ def summarise_baseline(
             rows += own
         elif name == "searchlight" and "searchlight" in found.maps:
             rows += _searchlight_rows(found, samples, division, units)
-        elif name == MODEL and description.accuracy:
+        elif name == MODEL and description.accuracy and not is_null_model(description):
             rows.append(_described(description, len(samples.class_names)))
     notes = [*found.notes, *limits_of(samples, division, found, list(answers))]
     difference = _difference(answers, samples, division, units)

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from g3dvit.cli.explain import add_volume_arguments, source_from
-from g3dvit.cli.talk import progress_bar, say
+from g3dvit.cli.talk import progress_bar, say, seed
 
 NAME = "baseline"
 HELP = "linear decoder, GLM and searchlight on the same volumes and folds"
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="linear, glm or searchlight",
     )
-    what.add_argument("--seed", type=int, default=0, help="of new folds (default 0)")
+    what.add_argument("--seed", type=seed, default=0, help="of new folds (default 0)")
     add_volume_arguments(parser)
 
 

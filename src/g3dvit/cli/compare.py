@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from g3dvit.cli.talk import seed
+
 NAME = "compare"
 HELP = "compare maps with a GLM, a meta-analysis or another model"
 EPILOG = """\
@@ -39,14 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PERCENT",
         help="shares of the highest patches whose overlap is told (default 5 10 20)",
     )
-    parser.add_argument("--mask", metavar="NII", help="where to compare (default: both not 0)")
+    parser.add_argument(
+        "--mask",
+        metavar="NII",
+        help="where to compare (default: the template's brain for maps in MNI space, else where "
+        "both are not 0)",
+    )
     parser.add_argument("--method", nargs="+", metavar="NAME", help="of a run (default: all)")
     parser.add_argument("--atlas", metavar="NAME|NII", help="names places, as in g3dvit regions")
     parser.add_argument("--evaluation", metavar="DIR", help="folder of `g3dvit evaluate -o`")
     parser.add_argument(
         "--surrogates", type=int, default=1000, metavar="N", help="random maps for p (0: none)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all randomness (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of all randomness (default 0)")
     parser.add_argument("--output", "-o", metavar="DIR", help="folder for a single map")
     parser.add_argument("--overwrite", action="store_true", help="replace what exists")
 
@@ -68,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("a comparison of a run goes into its own folder; leave out -o")
     if not is_run and not output:
         raise InputError("the comparison of a single map needs a folder to go to: -o DIR")
+    if not is_run and arguments.method:
+        raise InputError("--method chooses from the folder of a run; a map has its own")
     if is_run:
         check_run_folder(arguments.map, overwrite=arguments.overwrite)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from g3dvit.cli.talk import progress_bar, say
+from g3dvit.cli.talk import progress_bar, say, seed
 
 NAME = "demo"
 HELP = "the whole job on simulated runs with a known answer, in some minutes"
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="new folder to write (default: g3dvit-demo, or g3dvit-demo-2 ... if that is there)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the simulated runs (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the simulated runs (default 0)")
     parser.add_argument(
         "--retrain",
         action="store_true",

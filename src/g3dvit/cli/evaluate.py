@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from g3dvit.cli.explain import add_volume_arguments, source_from
-from g3dvit.cli.talk import progress_bar, say
+from g3dvit.cli.talk import progress_bar, say, seed
 from g3dvit.errors import InputError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"with shuffled weights (default {usual.random_models})",
     )
-    how.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default 0)")
+    how.add_argument("--seed", type=seed, default=0, help="of everything that is drawn (default 0)")
     how.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1")
     add_volume_arguments(parser)
 

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from g3dvit.cli.talk import progress_bar, say
+from g3dvit.cli.talk import progress_bar, say, seed
 
 if TYPE_CHECKING:
     from g3dvit.run import RunSource
@@ -124,7 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of frozen_gate_gamma (default 0.25), shift_averaged_gamma and _local (0.5)",
     )
     how.add_argument(
-        "--seed", type=int, default=0, help="of methods that draw at random (default 0)"
+        "--seed", type=seed, default=0, help="of methods that draw at random (default 0)"
     )
     how.add_argument(
         "--atlas",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from g3dvit.cli.talk import seed
+
 NAME = "regions"
 HELP = "in which regions of an atlas maps lie"
 EPILOG = """\
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--surrogates", type=int, default=1000, metavar="N", help="random maps for p (0: none)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all randomness (default 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of all randomness (default 0)")
     parser.add_argument("--output", "-o", metavar="DIR", help="folder for tables of single maps")
     parser.add_argument("--overwrite", action="store_true", help="replace tables that exist")
 
@@ -66,10 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
         ClusterOptions,
         RegionOptions,
         add_to_run,
+        check_tables,
         load_atlas,
         load_mask,
         regions_of_maps,
         regions_of_run,
+        table_names,
         write_regions,
     )
     from g3dvit.saved_runs import load_run
@@ -86,18 +90,22 @@ def run(arguments: argparse.Namespace) -> int:
         check_output(output, overwrite=arguments.overwrite)
     elif output:
         raise InputError("tables of a run go into its own folder; leave out -o")
+    options = RegionOptions(n_surrogates=arguments.surrogates, seed=arguments.seed)
+    clusters = ClusterOptions(arguments.threshold, arguments.percentile)
+    result, methods = load_run(folders[0]) if folders else None, arguments.method or ()
+    if result is not None:
+        names = table_names(result, methods=methods)
+        check_tables(folders[0], names, overwrite=arguments.overwrite)
     atlas = load_atlas(
         arguments.atlas, names=arguments.names, allow_download=arguments.allow_download
     )
-    options = RegionOptions(n_surrogates=arguments.surrogates, seed=arguments.seed)
-    clusters = ClusterOptions(arguments.threshold, arguments.percentile)
     mask = load_mask(arguments.mask) if arguments.mask else None
     with progress_bar("maps") as progress:
-        if folders:
+        if result is not None:
             report = regions_of_run(
-                load_run(folders[0]),
+                result,
                 atlas,
-                methods=arguments.method or (),
+                methods=methods,
                 mask=mask,
                 options=options,
                 clusters=clusters,

@@ -11,7 +11,7 @@ import argparse
 from typing import Any
 
 from g3dvit.cli.explain import add_volume_arguments, source_from
-from g3dvit.cli.talk import progress_bar, say
+from g3dvit.cli.talk import progress_bar, say, seed
 
 NAME = "train"
 HELP = "a small reference model from runs and events or labels"
@@ -123,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="exchange labels between blocks (or subjects) first: a null model for evaluate "
         "--null-model",
     )
-    how.add_argument("--seed", type=int, default=0, help="(default 0)")
+    how.add_argument("--seed", type=seed, default=0, help="(default 0)")
     how.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
 
 

@@ -111,8 +111,12 @@ def agreement(
         )
     if not (np.isfinite(values).all() and np.isfinite(reference).all()):
         raise InputError("values that are no numbers cannot be compared; leave out their places")
-    if np.ptp(values) == 0 or np.ptp(reference) == 0:
-        raise InputError("one of the two maps has the same value everywhere; nothing to compare")
+    same = [w for w, v in (("map", values), ("reference", reference)) if np.ptp(v) == 0]
+    if same:
+        raise InputError(
+            f"the {' and the '.join(same)} has the same value at all {len(values)} places, so "
+            "that there is nothing to compare"
+        )
     if any(not 0 < share < 1 for share in shares):
         raise InputError(f"shares are above 0 and below 1, were given {tuple(shares)}")
     null = np.empty((0, len(values)))

@@ -69,6 +69,15 @@ class CompareOptions:
     n_surrogates: int = 1000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.shares or any(not 0 < share < 1 for share in self.shares):
+            raise InputError(
+                f"shares of highest patches are above 0 and below 1 (--top: 0 to 100 percent), "
+                f"were given {tuple(self.shares)}"
+            )
+        if self.n_surrogates < 0:
+            raise InputError(f"`n_surrogates` is at least 0, was given {self.n_surrogates}")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
@@ -155,7 +164,9 @@ def compare_maps(
     InputError
         If one of them is the same everywhere.
     """
-    given = Reference(names[1], np.nan_to_num(reference), grid)
+    finite = np.isfinite(reference)
+    missing = None if finite.all() else ~finite
+    given = Reference(names[1], np.where(finite, reference, 0), grid, missing=missing)
     return compare_reference(relevance, given, name=names[0], mask=mask, options=options)
 
 
@@ -184,9 +195,19 @@ def compare_reference(
             f"{_FEWEST} are needed ({ground.rule}); are they in the same space, and fine enough?"
         )
     values = np.asarray(ground.relevance.data, dtype=np.float64)
+    mine = with_signs(values[places], options.signs)
+    theirs = with_signs(ground.reference[places], options.signs)
+    same = [n for n, v in ((name, mine), (reference.name, theirs)) if np.ptp(v) == 0]
+    if same:
+        part = "" if options.signs == "signed" else f"{options.signs} "
+        raise InputError(
+            f"the {part}values of {' and '.join(same)} are the same at all {int(places.sum())} "
+            f"places that are compared ({ground.rule}): there is nothing to compare. Leave out "
+            "what is empty (--method, --signs)"
+        )
     found = agreement(
-        with_signs(values[places], options.signs),
-        with_signs(ground.reference[places], options.signs),
+        mine,
+        theirs,
         ground.relevance.grid.vox2world(np.argwhere(places)),
         shares=options.shares,
         n_surrogates=options.n_surrogates,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from g3dvit.errors import ImageError
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap, Resolution
-from g3dvit.nifti import read_nifti
+from g3dvit.nifti import nifti_grid, nifti_values, read_nifti
 from g3dvit.regions import coarse_blocks
 from g3dvit.resampling import average_array
 from g3dvit.sidecars import space_entity, stem
@@ -30,6 +30,7 @@ _IN_MASK = 0.25
 #: A brain fills its convex hull; the blobs of a thresholded map do not.
 _FILLED = 0.6
 _SMALL = 0.05
+_TOLD_MISSING = 0.01
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +49,8 @@ class Reference:
         Effective resolution, where a sidecar tells it; else the voxels.
     space
         Where it is known.
+    missing : (i, j, k)
+        Voxels that held no number, and count as 0; None where all did.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Reference:
     grid: ImageGrid
     resolution_mm: Resolution = (0.0, 0.0, 0.0)
     space: str | None = None
+    missing: NDArray[np.bool_] | None = field(default=None, repr=False)
     _means: dict[tuple[object, ...], NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
     def on(self, grid: ImageGrid, mirror_x_mm: float | None = None) -> NDArray[np.float64]:
@@ -71,6 +75,13 @@ class Reference:
                 source = ImageGrid(source.shape, mirror @ source.affine)
             self._means[key] = average_array(self.values, source, grid)
         return self._means[key]
+
+    def missing_share(self, grid: ImageGrid, places: NDArray[np.bool_]) -> float:
+        """Return the share of some voxels of a grid that holds no numbers, 0 to 1."""
+        if self.missing is None or not places.any():
+            return 0.0
+        there = average_array(self.missing.astype(np.float64), self.grid, grid)
+        return float(np.nan_to_num(there[places]).mean())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,19 +119,25 @@ def open_reference(path: str | Path) -> Reference:
     """
     path = Path(path)
     image = read_nifti(path)
-    values = np.nan_to_num(np.asarray(image.dataobj, dtype=np.float64), posinf=0, neginf=0)
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    if values.ndim != 3 or np.ptp(values) == 0:
+    given = nifti_values(image, path, np.float64)
+    if given.ndim == 4 and given.shape[3] == 1:
+        given = given[..., 0]
+    if given.ndim != 3:
         raise ImageError(
-            f"{path} is no reference: it is one 3D image with different values (a z map, a "
-            f"meta-analysis, another map); this has shape {values.shape}"
+            f"{path} is no reference: it is one 3D image (a z map, a meta-analysis, another map); "
+            f"this has shape {given.shape}"
         )
-    i, j, k = values.shape
+    finite = np.isfinite(given)
+    values = np.where(finite, given, 0)
+    if np.ptp(values) == 0:
+        raise ImageError(
+            f"{path} is no reference: all its values are {values.flat[0]:g}"
+            + ("" if finite.all() else ", or no numbers")
+        )
     sizes, space = _from_sidecar(path)
-    return Reference(
-        stem(path), values, ImageGrid((i, j, k), image.affine), sizes, space_entity(path) or space
-    )
+    grid = nifti_grid(image, path)
+    missing = None if finite.all() else ~finite
+    return Reference(stem(path), values, grid, sizes, space_entity(path) or space, missing=missing)
 
 
 def load_reference(path: str | Path) -> tuple[NDArray[np.float64], ImageGrid]:
@@ -167,6 +184,12 @@ def common_ground(
     warnings = list(ground.warnings)
     if not finite.all():
         warnings.append(f"{int((~finite).sum())} values of the map are no numbers; left out")
+    missing = reference.missing_share(ground.relevance.grid, ground.places)
+    if missing > _TOLD_MISSING:
+        warnings.append(
+            f"{missing:.0%} of what is compared of {reference.name} holds no numbers, and counts "
+            "as 0"
+        )
     if coarser:
         warnings.append(
             f"{reference.name} is coarser than the map; the map was averaged over its voxels of "

@@ -37,6 +37,8 @@ def compare_one(
     opened = [open_reference(reference) for reference in references]
     try:
         relevance = RelevanceMap.load(path)
+    except ImageError:
+        raise  # of the image, or of what is no JSON: it says so itself
     except (ValueError, TypeError, AttributeError) as error:
         raise ImageError(
             f"the JSON beside {path} is not what g3dvit writes ({error}); move it away, and the "

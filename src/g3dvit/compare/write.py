@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +11,7 @@ from g3dvit.compare import faithful
 from g3dvit.compare.figure import comparison_with_reference
 from g3dvit.compare.job import PLACE_COLUMNS, Comparison, disagreements
 from g3dvit.errors import OutputError
-from g3dvit.folders import note_files, output_folder
+from g3dvit.folders import added_files, output_folder
 from g3dvit.saved_runs import TABLES, save_table
 from g3dvit.shown import Background, Parcellation, ResultTable
 
@@ -172,23 +169,16 @@ def add_to_run(
     """
     folder = Path(folder)
     check_run_folder(folder, overwrite=overwrite)
-    part = Path(tempfile.mkdtemp(prefix=".compare.", dir=folder))
-    try:
+    with added_files(folder) as part:
         for table in tables_of(comparisons, atlas=atlas, evaluation=evaluation):
             save_table(table, part, TABLES)
         for number, one in enumerate(comparisons, 1):
             _draw(one, background, part, number)
         made = sorted(path.relative_to(part) for path in part.rglob("*") if path.is_file())
-        for old in (folder / FIGURES).glob("compare-[0-9]*.*"):
+    for old in (folder / FIGURES).glob("compare-[0-9]*.*"):
+        if old.relative_to(folder) not in made:
             old.unlink()  # of an older comparison with more maps
-        for name in made:
-            (folder / name).parent.mkdir(exist_ok=True)
-            os.replace(part / name, folder / name)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    written = [folder / name for name in made]
-    note_files(folder, written)
-    return [path for path in written if path.suffix != ".json"]
+    return [folder / name for name in made if name.suffix != ".json"]
 
 
 def check_run_folder(folder: str | Path, *, overwrite: bool = False) -> None:

@@ -29,6 +29,7 @@ from g3dvit.evaluate.prepared import (
     Progress,
     check_alike,
     load_candidate,
+    notes_on_nulls,
     prepare_volumes,
 )
 from g3dvit.evaluate.settings import DEFAULT_METHODS, EvaluationSettings
@@ -135,6 +136,7 @@ def evaluate_run(
         nulls = [load_candidate(one, device) for one in null_models]
         for other in (*others, *nulls):
             check_alike(main, other)
+        notes += notes_on_nulls(main, nulls)
         plan = plan_volumes(runs, settings.n_volumes)
         said(plan.sentence)
         # 2. read volumes and runs

@@ -29,7 +29,9 @@ from g3dvit.grids import ImageGrid, PatchGrid
 from g3dvit.prepare import Preparation
 from g3dvit.prepare.masks import BrainMasks
 from g3dvit.prepare.resample import to_grid
+from g3dvit.run.accuracy import is_null_model
 from g3dvit.run.inputs import OpenRun
+from g3dvit.run.record import weights_hash
 from g3dvit.run.setup import load_described, patches_of, preparation_of
 from g3dvit.volumes import Series, open_series
 
@@ -159,6 +161,32 @@ def check_alike(main: Candidate, other: Candidate) -> None:
                 f"the models {main.name} and {other.name} have different {what}; models that are "
                 "compared with each other must see the same volumes in the same patches"
             )
+
+
+def notes_on_nulls(main: Candidate, nulls: Sequence[Candidate]) -> list[str]:
+    """Return what a reader must know of models that were said to have nothing to learn.
+
+    Raises
+    ------
+    DescriptionError
+        If one of them is the model itself.
+    """
+    own = weights_hash(main.description)
+    for null in nulls:
+        if own and weights_hash(null.description) == own:
+            raise DescriptionError(
+                f"the null model {null.name} has the weights of the model itself; train one on "
+                "exchanged labels: g3dvit train --permute-labels, the same arguments otherwise"
+            )
+    notes = [
+        f"The description of {null.name} does not say that it was trained on exchanged labels "
+        "(g3dvit train --permute-labels writes that): if it was not, like_permuted means nothing."
+        for null in nulls
+        if not is_null_model(null.description)
+    ]
+    if is_null_model(main.description):
+        notes.append("The model is a null model itself: it was trained on exchanged labels.")
+    return notes
 
 
 def prepare_volumes(

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from g3dvit.regions.atlases import FETCHED, PACKAGED, load_atlas, load_mask
 from g3dvit.regions.clusters import CLUSTER_COLUMNS, cluster_table, threshold_of
-from g3dvit.regions.job import ClusterOptions, RegionReport, regions_of_maps, regions_of_run
+from g3dvit.regions.job import (
+    ClusterOptions,
+    RegionReport,
+    regions_of_maps,
+    regions_of_run,
+    table_names,
+)
 from g3dvit.regions.tables import (
     COLUMNS,
     RegionOptions,
@@ -19,7 +25,7 @@ from g3dvit.regions.tables import (
     region_table,
 )
 from g3dvit.regions.weights import RegionWeights, region_weights
-from g3dvit.regions.write import add_to_run, write_regions
+from g3dvit.regions.write import add_to_run, check_tables, write_regions
 
 __all__ = [
     "CLUSTER_COLUMNS",
@@ -31,6 +37,7 @@ __all__ = [
     "RegionReport",
     "RegionWeights",
     "add_to_run",
+    "check_tables",
     "cluster_table",
     "coarse_blocks",
     "default_mask",
@@ -41,6 +48,7 @@ __all__ = [
     "region_weights",
     "regions_of_maps",
     "regions_of_run",
+    "table_names",
     "threshold_of",
     "write_regions",
 ]

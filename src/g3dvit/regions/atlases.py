@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from g3dvit.errors import ImageError, InputError
 from g3dvit.grids import ImageGrid
-from g3dvit.nifti import read_nifti
+from g3dvit.nifti import nifti_grid, nifti_values, read_nifti
 from g3dvit.shown import Parcellation
 from g3dvit.sidecars import stem
 
@@ -90,6 +90,8 @@ def load_atlas(
         If the file holds no regions.
     """
     known = str(atlas).lower()
+    if names is not None and known in (*PACKAGED, *FETCHED) and not Path(atlas).exists():
+        raise InputError(f"the atlas {atlas} has names of its own; leave out --names")
     if known in PACKAGED and not Path(atlas).exists():
         return _packaged(PACKAGED[known])
     if known in FETCHED and not Path(atlas).exists():
@@ -100,6 +102,8 @@ def load_atlas(
             f"there is no atlas {str(atlas)!r}: name a label image (NIfTI) with a table of index "
             f"and name beside it, or one of {', '.join((*PACKAGED, *FETCHED))}"
         )
+    if path.is_dir():
+        raise InputError(f"the atlas {path} is a folder; name the label image (NIfTI) in it")
     table = Path(names) if names is not None else _table_beside(path)
     return _from_files(stem(path), path, read_names(table))
 
@@ -157,11 +161,10 @@ def load_mask(path: str | Path) -> tuple[NDArray[np.bool_], ImageGrid]:
         If it is no 3D image, or all of it is 0.
     """
     image = read_nifti(Path(path))
-    values = np.asarray(image.dataobj)
+    values = np.nan_to_num(nifti_values(image, Path(path)))
     if values.ndim != 3 or not values.any():
         raise ImageError(f"{path} is no mask: a mask is one 3D image that is not 0 everywhere")
-    i, j, k = values.shape
-    return values != 0, ImageGrid((i, j, k), image.affine)
+    return values != 0, nifti_grid(image, Path(path))
 
 
 def _table_beside(path: Path) -> Path:
@@ -176,7 +179,7 @@ def _table_beside(path: Path) -> Path:
 
 def _from_files(title: str, path: Path, names: Mapping[int, str]) -> Parcellation:
     image = read_nifti(path)
-    values = np.asarray(image.dataobj)
+    values = nifti_values(image, path)
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim != 3:
@@ -184,13 +187,13 @@ def _from_files(title: str, path: Path, names: Mapping[int, str]) -> Parcellatio
             f"{path} has {values.ndim} axes; an atlas is one 3D image of region numbers (not one "
             "probability image per region)"
         )
-    return _parcellation(title, values, image.affine, names, str(path))
+    return _parcellation(title, values, nifti_grid(image, path), names, str(path))
 
 
 def _parcellation(
     title: str,
     values: NDArray[Any],
-    affine: NDArray[np.float64],
+    grid: ImageGrid,
     names: Mapping[int, str],
     source: str,
 ) -> Parcellation:
@@ -207,8 +210,7 @@ def _parcellation(
         raise ImageError(f"{source} holds no region: every voxel is 0")
     # Regions without a name are shown by their number, never dropped.
     full = {number: names.get(number, f"region {number}") for number in sorted(present)}
-    i, j, k = labels.shape
-    return Parcellation(title, labels, ImageGrid((i, j, k), affine), full)
+    return Parcellation(title, labels, grid, full)
 
 
 def _packaged(name: str) -> Parcellation:
@@ -244,5 +246,7 @@ def _fetched(name: str, *, allow_download: bool) -> Parcellation:
     image = read_nifti(Path(found.maps)) if isinstance(found.maps, str | Path) else found.maps
     table = found.lut
     names = {int(n): str(w) for n, w in zip(table["index"], table["name"], strict=True) if n != 0}
-    values = np.asarray(image.dataobj)
-    return _parcellation(name, values.reshape(values.shape[:3]), image.affine, names, name)
+    path = Path(str(image.get_filename() or name))
+    values = nifti_values(image, path)
+    values = values.reshape(values.shape[:3])
+    return _parcellation(name, values, nifti_grid(image, path), names, name)

@@ -32,7 +32,7 @@ from g3dvit.regions.tables import (
 )
 from g3dvit.regions.units import note_of, units_of
 from g3dvit.regions.weights import RegionWeights, region_weights
-from g3dvit.run_result import MapSet, RunResult
+from g3dvit.run_result import ClassMean, MapSet, RunResult
 from g3dvit.shown import Parcellation, ResultTable
 
 Progress = Callable[[int, int, str], None]
@@ -55,10 +55,21 @@ class ClusterOptions:
         Absolute, in units of the map; None takes the percentile.
     percentile
         Of |values| inside the mask, 0 to 100.
+
+    Raises
+    ------
+    InputError
+        If one of the two is outside its range.
     """
 
     threshold: float | None = None
     percentile: float = 95.0
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 < self.threshold < np.inf:
+            raise InputError(f"a threshold of clusters is above 0, was given {self.threshold:g}")
+        if not 0 <= self.percentile <= 100:
+            raise InputError(f"a percentile is 0 to 100, was given {self.percentile:g}")
 
 
 _JUDGED, _CUT = RegionOptions(), ClusterOptions()
@@ -180,12 +191,11 @@ def regions_of_run(
     """
     space = check_space(result.space, atlas)
     chosen = _chosen(result, methods)
-    means = [(s, m) for s in chosen for m in s.class_means if m.key.which != "error"]
+    means = _means(chosen)
     weights: RegionWeights | None = None
-    keys = list(dict.fromkeys(mean.key for _, mean in means))
-    label_of = dict(zip(keys, unique_names([key.group for key in keys]), strict=True))
     tables: list[ResultTable] = []
     courses: list[ResultTable] = []
+    names = _names(means)
     for number, (maps, mean) in enumerate(means):
         if progress is not None:
             progress(number, len(means), f"{maps.label}, {mean.key.group}")
@@ -202,7 +212,7 @@ def regions_of_run(
         note = f"{note} {space}".strip()
         if maps.display_only:
             note = f"This map is made to be looked at; take statistics from frozen gates. {note}"
-        name = f"{maps.file_label}-{label_of[mean.key]}"
+        name = names[number]
         tables.append(ResultTable(f"regions-{name}", title, "regions", frame, note, COLUMNS))
         tables.append(_clusters(f"clusters-{name}", title, mean.patch, weights, inside, clusters))
     run_names = unique_names([run.name for run in result.inputs], kept="_-")
@@ -219,6 +229,21 @@ def regions_of_run(
     if progress is not None:
         progress(len(means), len(means), "done")
     return RegionReport(tuple(tables), tuple(courses), atlas)
+
+
+def table_names(result: RunResult, *, methods: Sequence[str] = ()) -> list[str]:
+    """Return what the tables of `regions_of_run` will be called, before any work."""
+    return [f"regions-{name}" for name in _names(_means(_chosen(result, methods)))]
+
+
+def _means(chosen: Sequence[MapSet]) -> list[tuple[MapSet, ClassMean]]:
+    return [(s, m) for s in chosen for m in s.class_means if m.key.which != "error"]
+
+
+def _names(means: Sequence[tuple[MapSet, ClassMean]]) -> list[str]:
+    keys = list(dict.fromkeys(mean.key for _, mean in means))
+    label_of = dict(zip(keys, unique_names([key.group for key in keys]), strict=True))
+    return [f"{maps.file_label}-{label_of[mean.key]}" for maps, mean in means]
 
 
 def _chosen(result: RunResult, methods: Sequence[str]) -> list[MapSet]:
@@ -244,6 +269,8 @@ def _load(path: Path) -> RelevanceMap:
         ).get("image", {})
         columns = one.metadata.get("volumes")
         targets = columns.get("target", ()) if isinstance(columns, dict) else ()
+    except ImageError:
+        raise  # of the image, or of what is no JSON: it says so itself
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ImageError(f"the JSON beside {path} is not one that g3dvit wrote: {error}") from error
     if not told:

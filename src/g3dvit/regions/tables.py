@@ -58,7 +58,7 @@ class RegionOptions:
     Parameters
     ----------
     n_surrogates
-        Random maps for p-values; 0 for none.
+        Random maps for p-values; 0 for none, else at least 2.
     seed
         Of all randomness.
     """
@@ -67,8 +67,10 @@ class RegionOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.n_surrogates < 0:
-            raise InputError(f"`n_surrogates` is at least 0, was given {self.n_surrogates}")
+        if self.n_surrogates < 0 or self.n_surrogates == 1:
+            raise InputError(
+                f"`n_surrogates` is 0 (no p) or at least 2, was given {self.n_surrogates}"
+            )
 
 
 def region_table(
@@ -101,6 +103,7 @@ def region_table(
     DataFrame
         `COLUMNS`. Regions smaller than a patch (`RelevanceMap.resolution_mm`), or mostly outside
         the map, are described but not ranked: the map cannot tell them from their neighbours.
+        Of a map that has one value everywhere none is.
 
     Raises
     ------
@@ -126,6 +129,8 @@ def region_table(
     patch_mm3 = float(np.prod(maps[0].resolution_mm))
     small = weights.volumes_mm3 < patch_mm3 * (1 - 1e-9)
     ranked = ~small & (covered >= LEAST_COVERED)
+    if np.ptp(mean_map[inside.ravel()]) == 0:
+        ranked[:] = False  # there is no order among regions that are all the same
     frame = _described(within, mean_map, inside, held)
     frame["covered"] = np.minimum(covered, 1)
     frame["volume_mm3"] = weights.volumes_mm3

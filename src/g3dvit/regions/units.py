@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from g3dvit.maps import RelevanceMap
-from g3dvit.regions.tables import RegionOptions
+from g3dvit.regions.tables import LEAST_COVERED, RegionOptions
 from g3dvit.run_result import ClassMean, MapSet, RunResult
 from g3dvit.shown import Parcellation
 
@@ -66,11 +66,14 @@ def note_of(
 ) -> str:
     """Return what a reader of a table of regions must know."""
     ranked = int(frame["rank"].notna().sum())
+    large = (frame["smaller_than_patch"] == "no") & (frame["covered"] >= LEAST_COVERED)
     edges = " x ".join(f"{v:g}" for v in relevance.resolution_mm)
     sentences = [
         f"Atlas {atlas.name}. Values in {relevance.units or 'units of the map'}.",
         f"{ranked} of {len(frame)} regions are ranked; the others are smaller than a patch of "
-        f"{edges} mm, or mostly outside the map, which cannot tell them from their neighbours.",
+        f"{edges} mm, or mostly outside the map, which cannot tell them from their neighbours."
+        if ranked or not large.any()
+        else "The map has the same value in all regions: none is ranked, and it shows no places.",
     ]
     if n_units >= 3:
         few = "; of so few they are too narrow" if n_units < FEW_UNITS else ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from g3dvit.errors import OutputError
-from g3dvit.folders import note_files, output_folder
+from g3dvit.folders import added_files, note_files, output_folder
 from g3dvit.regions.job import RegionReport
 from g3dvit.saved_runs import TABLES, save_parcellation, save_table
 from g3dvit.shown import ResultTable
@@ -40,15 +40,25 @@ def add_to_run(report: RegionReport, folder: str | Path, *, overwrite: bool = Fa
         If a table of the same name is there and `overwrite` is False.
     """
     folder = Path(folder)
-    wanted = [(TABLES, t) for t in report.tables] + [(COURSES, t) for t in report.courses]
-    there = [folder / where / f"{table.name}.tsv" for where, table in wanted]
+    check_tables(folder, (table.name for table in report.tables), overwrite=overwrite)
+    with added_files(folder) as part:
+        written = _save(report.tables, part, TABLES) + _save(report.courses, part, COURSES)
+    note_files(folder, [save_parcellation(report.atlas, folder)])
+    return [folder / path.relative_to(part) for path in written]
+
+
+def check_tables(folder: str | Path, names: Iterable[str], *, overwrite: bool = False) -> None:
+    """Refuse a run that holds tables of these names already, before any work is done.
+
+    Raises
+    ------
+    OutputError
+        If one is there and `overwrite` is False.
+    """
+    there = (Path(folder) / TABLES / f"{name}.tsv" for name in names)
     found = next((path for path in there if path.exists()), None)
     if found is not None and not overwrite:
         raise OutputError(f"{found} exists; replace the tables of regions with --overwrite")
-    written = _save(report.tables, folder, TABLES) + _save(report.courses, folder, COURSES)
-    atlas = save_parcellation(report.atlas, folder)
-    note_files(folder, [*written, *(p.with_suffix(".json") for p in written), atlas])
-    return written
 
 
 def _save(tables: Sequence[ResultTable], folder: Path, where: str) -> list[Path]:

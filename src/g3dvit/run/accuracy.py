@@ -35,6 +35,15 @@ def accuracy_check(
     trained
         Which of the explained runs the model was trained on.
     """
+    if is_null_model(description):
+        return Check(
+            "better than chance",
+            math.nan,
+            None,
+            1 / len(class_names),
+            "fail",
+            "This is a null model: it was trained on exchanged labels, so its maps show nothing.",
+        )
     labels = [
         class_names.index(label) if label in class_names else None
         for label in predictions["label"].tolist()
@@ -57,6 +66,11 @@ def accuracy_check(
             "model gives no held-out accuracy. A map of a model that guesses shows nothing.",
         )
     return described or here
+
+
+def is_null_model(description: ModelDescription) -> bool:
+    """Return whether the description says that the labels of the training were exchanged."""
+    return bool((description.accuracy or {}).get("permuted_labels"))
 
 
 def described_accuracy(description: ModelDescription, num_classes: int) -> Check | None:

@@ -156,7 +156,13 @@ def train_model(
             tables.append(table)
             place = folder if len(folds) == 1 else folder / f"fold-{number}"
             alone = TrainingReport(
-                output, samples.class_names, unit, (report,), table, refitted=False
+                output,
+                samples.class_names,
+                unit,
+                (report,),
+                table,
+                refitted=False,
+                permuted=permute,
             )
             trainer.save(place, model, decoder, fold.train, alone)
         whole = TrainingReport(
@@ -166,6 +172,7 @@ def train_model(
             tuple(reports),
             pd.concat(tables, ignore_index=True),
             refitted=refit and len(folds) > 1,
+            permuted=permute,
         )
         if whole.refitted:
             every = np.arange(len(samples))

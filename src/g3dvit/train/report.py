@@ -58,6 +58,8 @@ class TrainingReport:
         predicted, linear_predicted, p_<class>.
     refitted
         Whether the written model was trained once more, on all volumes.
+    permuted
+        Whether labels had been exchanged: a null model, whose accuracy is about such labels too.
     """
 
     folder: Path
@@ -66,6 +68,7 @@ class TrainingReport:
     folds: tuple[FoldReport, ...]
     predictions: pd.DataFrame = field(repr=False)
     refitted: bool
+    permuted: bool = False
 
     @property
     def n_correct(self) -> int:
@@ -110,6 +113,7 @@ class TrainingReport:
             "unit": "run" if whole_runs else "block",
             "balanced_accuracy": round(self.balanced_accuracy, 4),
             "held_out": self.unit,
+            **({"permuted_labels": True} if self.permuted else {}),
         }
 
     def sentence(self) -> str:
@@ -121,6 +125,11 @@ class TrainingReport:
         )
         if not np.isnan(self.linear_balanced_accuracy):
             text += f"; linear decoder {self.linear_balanced_accuracy:.2f}"
+        if self.permuted:
+            text += (
+                ". A null model: its labels were exchanged, and these numbers are about them. For "
+                "g3dvit evaluate --null-model; its maps show nothing"
+            )
         return text
 
 
