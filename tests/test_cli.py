@@ -60,3 +60,14 @@ def test_debug_shows_the_traceback(tmp_path) -> None:
     )
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+def test_stopped_while_it_starts_it_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("g3dvit.cli._parser", stop)
+    assert main(["regions"]) == 130
+    assert capsys.readouterr().err == "g3dvit: interrupted; nothing was written\n"

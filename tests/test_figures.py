@@ -146,6 +146,15 @@ def test_values_that_are_no_numbers_are_told() -> None:
         figures.region_bars("nowhere.tsv")
 
 
+def test_what_a_figure_cannot_take_is_told() -> None:
+    one = spot((0, -20, 30))
+    with pytest.raises(InputError, match="at least 0, was given nan"):
+        figures.mosaic(one, threshold=float("nan"))
+    for draw in (figures.time_course, figures.confusion_matrix, figures.method_comparison):
+        with pytest.raises(InputError, match="name the run"):
+            draw(one)
+
+
 def test_the_time_course_draws_the_probabilities() -> None:
     figure = figures.time_course(RUN)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
@@ -179,6 +188,8 @@ def test_bars_are_the_ranked_regions_in_order(tmp_path: Path) -> None:
     assert [p.get_width() for p in figures.region_bars(path).axes[0].patches] == [0.5, -0.4, 0.1]
     with pytest.raises(InputError, match="no region is ranked"):
         figures.region_bars(table.assign(rank=np.nan))
+    table.to_csv(path, sep="\t", index=False, na_rep="")  # as other programs write
+    assert len(figures.region_bars(path).axes[0].patches) == 3
     with pytest.raises(InputError, match="is absent"):
         figures.region_bars(table.drop(columns="mean"))
 

@@ -159,7 +159,7 @@ def region_bars(table: pd.DataFrame | str | Path, *, units: str = "", most: int 
     if not isinstance(table, pd.DataFrame):
         path = table
         try:
-            table = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)
+            table = pd.read_csv(path, sep="\t", na_values=["n/a", ""], keep_default_na=False)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} is no table of regions that can be read: {error}") from error
     return region_bars_figure(table, units=units, most=most)
@@ -180,6 +180,8 @@ def method_comparison(source: RunResult | str | Path, *, group: str | None = Non
 def _run(source: RunResult | str | Path) -> RunResult:
     if isinstance(source, RunResult):
         return source
+    if isinstance(source, RelevanceMap):
+        raise InputError("a map has no predictions; name the run, or the folder it was written to")
     if not Path(source).is_dir():
         raise InputError(f"{source} is no folder of a run; name what `g3dvit explain -o` wrote")
     return load_run(source)

@@ -52,8 +52,12 @@ first steps:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    try:
+        parser = _parser()
+        arguments = parser.parse_args(argv)
+    except KeyboardInterrupt:  # while the commands are being imported
+        print("g3dvit: interrupted; nothing was written", file=sys.stderr)
+        return 130
     if arguments.command is None:
         parser.print_help()
         return 0

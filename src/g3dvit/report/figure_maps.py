@@ -75,7 +75,7 @@ class MapOptions:
             raise InputError("give a threshold or a percentile, not both")
         if self.percentile is not None and not 0 <= self.percentile <= 100:
             raise InputError(f"a percentile is 0 to 100, was given {self.percentile}")
-        if self.threshold is not None and self.threshold < 0:
+        if self.threshold is not None and not self.threshold >= 0:
             raise InputError(f"a threshold is at least 0, was given {self.threshold}")
         if self.vmax is not None and not self.vmax > 0:
             raise InputError(f"the end of a colour scale is above 0, was given {self.vmax}")

@@ -101,7 +101,10 @@ def region_bars_figure(table: pd.DataFrame, *, units: str = "", most: int = 20) 
         )
     ranked = table[table["rank"].notna()].sort_values("rank").head(most)
     if ranked.empty:
-        raise InputError("no region is ranked: all are smaller than a patch or outside the map")
+        raise InputError(
+            "no region is ranked: all are smaller than a patch or outside the map, or the map has "
+            "the same value everywhere"
+        )
     figure = new_figure(8.5, 1.5 + 0.27 * len(ranked))
     height = figure.get_figheight()
     axes = figure.add_axes((0.36, 0.75 / height, 0.6, 1 - 1.35 / height))
