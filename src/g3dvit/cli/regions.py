@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--surrogates", type=int, default=1000, metavar="N", help="random maps for p (0: none)"
     )
+    parser.add_argument(
+        "--merge-small",
+        action="store_true",
+        help="merge regions smaller than a patch with those of their family (column parent of the "
+        "table, or beginnings of names), left and right apart",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all randomness (default 0)")
     parser.add_argument("--output", "-o", metavar="DIR", help="folder for tables of single maps")
     parser.add_argument("--overwrite", action="store_true", help="replace tables that exist")
@@ -89,7 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
     atlas = load_atlas(
         arguments.atlas, names=arguments.names, allow_download=arguments.allow_download
     )
-    options = RegionOptions(n_surrogates=arguments.surrogates, seed=arguments.seed)
+    options = RegionOptions(
+        n_surrogates=arguments.surrogates,
+        seed=arguments.seed,
+        merge_small=arguments.merge_small,
+    )
     clusters = ClusterOptions(arguments.threshold, arguments.percentile)
     mask = load_mask(arguments.mask) if arguments.mask else None
     with progress_bar("maps") as progress:

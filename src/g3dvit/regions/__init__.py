@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from g3dvit.regions.atlases import FETCHED, PACKAGED, load_atlas, load_mask
 from g3dvit.regions.clusters import CLUSTER_COLUMNS, cluster_table, threshold_of
+from g3dvit.regions.families import Merged, merge_small
 from g3dvit.regions.job import ClusterOptions, RegionReport, regions_of_maps, regions_of_run
 from g3dvit.regions.tables import (
     COLUMNS,
@@ -27,6 +28,7 @@ __all__ = [
     "FETCHED",
     "PACKAGED",
     "ClusterOptions",
+    "Merged",
     "RegionOptions",
     "RegionReport",
     "RegionWeights",
@@ -36,6 +38,7 @@ __all__ = [
     "default_mask",
     "load_atlas",
     "load_mask",
+    "merge_small",
     "region_means",
     "region_table",
     "region_weights",

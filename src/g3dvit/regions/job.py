@@ -22,6 +22,7 @@ from g3dvit.maps import RelevanceMap
 from g3dvit.nifti import nifti_stem
 from g3dvit.plain import unique_names
 from g3dvit.regions.clusters import CLUSTER_COLUMNS, cluster_table, threshold_of
+from g3dvit.regions.families import MERGED_COLUMNS, Merged, merge_small
 from g3dvit.regions.spaces import check_space, space_of
 from g3dvit.regions.tables import (
     COLUMNS,
@@ -123,7 +124,8 @@ def regions_of_maps(
     _check_alike(loaded, [Path(path).name for path in maps])
     spaces = dict.fromkeys(check_space(space_of(one.metadata), atlas) for one in loaded)
     flat = [_mean_over_time(one) for one in loaded]
-    weights = region_weights(atlas, flat[0].grid)
+    merged = _merged(atlas, flat[0], options)
+    weights = region_weights(atlas if merged is None else merged.atlas, flat[0].grid)
     inside = _mask_on(mask, weights)
     if progress is not None:
         progress(0, 1, "surrogates")
@@ -136,7 +138,7 @@ def regions_of_maps(
     note = note_of(frame, atlas, flat[0], options, len(flat), len(units), "subjects")
     note = " ".join((note, *filter(None, spaces)))
     mean = replace(flat[0], data=np.mean([m.data for m in flat], axis=0), companions={})
-    tables = [ResultTable("regions", f"{title}: {about}", "regions", frame, note, COLUMNS)]
+    tables = [_regions("regions", f"{title}: {about}", frame, note, merged)]
     tables.append(_clusters("clusters", title, mean, weights, inside, clusters))
     courses = [
         _course(f"timecourse-{n + 1}", one, weights, inside, None)
@@ -182,6 +184,8 @@ def regions_of_run(
     chosen = _chosen(result, methods)
     means = [(s, m) for s in chosen for m in s.class_means if m.key.which != "error"]
     weights: RegionWeights | None = None
+    merged = _merged(atlas, means[0][1].patch, options) if means else None
+    places = atlas if merged is None else merged.atlas
     keys = list(dict.fromkeys(mean.key for _, mean in means))
     label_of = dict(zip(keys, unique_names([key.group for key in keys]), strict=True))
     tables: list[ResultTable] = []
@@ -190,7 +194,7 @@ def regions_of_run(
         if progress is not None:
             progress(number, len(means), f"{maps.label}, {mean.key.group}")
         if weights is None or not weights.grid.matches(mean.patch.grid):
-            weights = region_weights(atlas, mean.patch.grid)
+            weights = region_weights(places, mean.patch.grid)
         inside = _mask_on(mask, weights)
         units, kind = units_of(result, maps, mean)
         # Of several subjects each counts once, whatever their numbers of volumes.
@@ -203,7 +207,7 @@ def regions_of_run(
         if maps.display_only:
             note = f"This map is made to be looked at; take statistics from frozen gates. {note}"
         name = f"{maps.file_label}-{label_of[mean.key]}"
-        tables.append(ResultTable(f"regions-{name}", title, "regions", frame, note, COLUMNS))
+        tables.append(_regions(f"regions-{name}", title, frame, note, merged))
         tables.append(_clusters(f"clusters-{name}", title, mean.patch, weights, inside, clusters))
     run_names = unique_names([run.name for run in result.inputs], kept="_-")
     for maps in chosen:
@@ -211,7 +215,7 @@ def regions_of_run(
             result.inputs, run_names, maps.volumes, strict=bool(maps.volumes)
         ):
             if weights is None or not weights.grid.matches(series.grid):
-                weights = region_weights(atlas, series.grid)
+                weights = region_weights(places, series.grid)
             rows = result.predictions
             rows = rows[rows["run"] == run.name] if "run" in rows else rows
             name = f"timecourse-{maps.file_label}-{label}"
@@ -219,6 +223,22 @@ def regions_of_run(
     if progress is not None:
         progress(len(means), len(means), "done")
     return RegionReport(tuple(tables), tuple(courses), atlas)
+
+
+def _merged(atlas: Parcellation, one: RelevanceMap, options: RegionOptions) -> Merged | None:
+    return merge_small(atlas, float(np.prod(one.resolution_mm))) if options.merge_small else None
+
+
+def _regions(
+    name: str, title: str, frame: pd.DataFrame, note: str, merged: Merged | None
+) -> ResultTable:
+    """Return a table of regions, with the parts of those that were merged."""
+    columns = COLUMNS
+    if merged is not None:
+        note = f"{merged.words()} {note}"
+        frame = merged.with_parts(frame)
+        columns = {**COLUMNS, **MERGED_COLUMNS}
+    return ResultTable(name, title, "regions", frame, note, {c: columns[c] for c in frame.columns})
 
 
 def _chosen(result: RunResult, methods: Sequence[str]) -> list[MapSet]:

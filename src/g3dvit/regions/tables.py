@@ -61,10 +61,14 @@ class RegionOptions:
         Random maps for p-values; 0 for none.
     seed
         Of all randomness.
+    merge_small
+        Of `regions_of_maps` and `regions_of_run`: merge regions smaller than a patch with those of
+        their family, where that makes one of a patch (`g3dvit.regions.merge_small`).
     """
 
     n_surrogates: int = 1000
     seed: int = 0
+    merge_small: bool = False
 
     def __post_init__(self) -> None:
         if self.n_surrogates < 0:
