@@ -19,8 +19,8 @@ from g3dvit.shown import Parcellation
 # Per side, from the front: two nuclei and a stray third one, a family that stays too small, two
 # families on a level below one, and what is large.
 SLABS = {
-    "Thal_A": 2, "Thal_B": 2, "SN_x": 1, "Thal_C": 1, "Lobe_In_a": 2, "Lobe_In_b": 2, "Lobe_Out_a": 2,
-    "Lobe_Out_b": 1, "Big_one": 9, "Big_two": 6, "Alone": 2, "other": 5,
+    "Thal_A": 2, "Thal_B": 2, "SN_x": 1, "Thal_C": 1, "Lobe_In_a": 2, "Lobe_In_b": 2,
+    "Lobe_Out_a": 2, "Lobe_Out_b": 1, "Big_one": 9, "Big_two": 6, "Alone": 2, "other": 5,
 }  # fmt: skip
 
 

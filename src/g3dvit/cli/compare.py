@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PERCENT",
         help="shares of the highest patches whose overlap is told (default 5 10 20)",
     )
-    parser.add_argument("--mask", metavar="NII", help="where to compare (default: both not 0)")
+    parser.add_argument(
+        "--mask",
+        metavar="NII",
+        help="where to compare (default: the template's brain for maps in MNI space, else where "
+        "both are not 0); the tables say which it was",
+    )
     parser.add_argument("--method", nargs="+", metavar="NAME", help="of a run (default: all)")
     parser.add_argument("--atlas", metavar="NAME|NII", help="names places, as in g3dvit regions")
     parser.add_argument("--evaluation", metavar="DIR", help="folder of `g3dvit evaluate -o`")
@@ -80,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         shares=tuple(percent / 100 for percent in arguments.top),
         n_surrogates=arguments.surrogates,
         seed=arguments.seed,
+        mask_name=Path(arguments.mask).name if arguments.mask else "",
     )
     atlas = load_atlas(arguments.atlas) if arguments.atlas else None
     mask = load_mask(arguments.mask) if arguments.mask else None

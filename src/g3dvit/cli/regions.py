@@ -99,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         n_surrogates=arguments.surrogates,
         seed=arguments.seed,
         merge_small=arguments.merge_small,
+        mask_name=Path(arguments.mask).name if arguments.mask else "",
     )
     clusters = ClusterOptions(arguments.threshold, arguments.percentile)
     mask = load_mask(arguments.mask) if arguments.mask else None

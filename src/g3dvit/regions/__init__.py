@@ -8,21 +8,24 @@ more finely than the map resolves. `region_table` and `cluster_table` work on ma
 from __future__ import annotations
 
 from g3dvit.regions.atlases import FETCHED, PACKAGED, load_atlas, load_mask
+from g3dvit.regions.chance import coarse_blocks
 from g3dvit.regions.clusters import CLUSTER_COLUMNS, cluster_table, threshold_of
 from g3dvit.regions.families import Merged, merge_small
 from g3dvit.regions.job import ClusterOptions, RegionReport, regions_of_maps, regions_of_run
 from g3dvit.regions.tables import (
+    BY_MAP_COLUMNS,
     COLUMNS,
     RegionOptions,
-    coarse_blocks,
     default_mask,
     region_means,
     region_table,
+    tables_by_map,
 )
 from g3dvit.regions.weights import RegionWeights, region_weights
 from g3dvit.regions.write import add_to_run, write_regions
 
 __all__ = [
+    "BY_MAP_COLUMNS",
     "CLUSTER_COLUMNS",
     "COLUMNS",
     "FETCHED",
@@ -44,6 +47,7 @@ __all__ = [
     "region_weights",
     "regions_of_maps",
     "regions_of_run",
+    "tables_by_map",
     "threshold_of",
     "write_regions",
 ]

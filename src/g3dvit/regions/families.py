@@ -65,7 +65,7 @@ class Merged:
         """Return a table of regions with `MERGED_COLUMNS` after the name."""
         frame = frame.copy()
         parts = [self.parts[int(number)] for number in frame["index"]]
-        at = frame.columns.get_loc("name") + 1
+        at = list(frame.columns).index("name") + 1
         frame.insert(at, "n_parts", [len(one) for one in parts])
         named = ["; ".join(self.names[n] for n in one) if len(one) > 1 else "" for one in parts]
         frame.insert(at + 1, "parts", [words or "n/a" for words in named])
