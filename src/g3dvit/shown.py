@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -137,6 +137,8 @@ class Parcellation:
         Where the voxels lie, in the maps' space.
     names
         Region index to name.
+    parents
+        Region index to the larger region that it is part of, where the atlas tells.
 
     Raises
     ------
@@ -148,6 +150,7 @@ class Parcellation:
     labels: NDArray[np.integer]
     grid: ImageGrid
     names: Mapping[int, str]
+    parents: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.labels.shape != self.grid.shape:

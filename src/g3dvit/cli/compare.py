@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mask",
         metavar="NII",
         help="where to compare (default: the template's brain for maps in MNI space, else where "
-        "both are not 0)",
+        "both are not 0); the tables say which it was",
     )
     parser.add_argument("--method", nargs="+", metavar="NAME", help="of a run (default: all)")
     parser.add_argument("--atlas", metavar="NAME|NII", help="names places, as in g3dvit regions")
@@ -89,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         shares=tuple(percent / 100 for percent in arguments.top),
         n_surrogates=arguments.surrogates,
         seed=arguments.seed,
+        mask_name=Path(arguments.mask).name if arguments.mask else "",
     )
     atlas = load_atlas(arguments.atlas) if arguments.atlas else None
     mask = load_mask(arguments.mask) if arguments.mask else None

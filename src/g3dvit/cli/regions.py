@@ -54,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--surrogates", type=int, default=1000, metavar="N", help="random maps for p (0: none)"
     )
+    parser.add_argument(
+        "--merge-small",
+        action="store_true",
+        help="merge regions smaller than a patch with those of their family (column parent of the "
+        "table, or beginnings of names), left and right apart",
+    )
     parser.add_argument("--seed", type=seed, default=0, help="of all randomness (default 0)")
     parser.add_argument("--output", "-o", metavar="DIR", help="folder for tables of single maps")
     parser.add_argument("--overwrite", action="store_true", help="replace tables that exist")
@@ -90,7 +96,12 @@ def run(arguments: argparse.Namespace) -> int:
         check_output(output, overwrite=arguments.overwrite)
     elif output:
         raise InputError("tables of a run go into its own folder; leave out -o")
-    options = RegionOptions(n_surrogates=arguments.surrogates, seed=arguments.seed)
+    options = RegionOptions(
+        n_surrogates=arguments.surrogates,
+        seed=arguments.seed,
+        merge_small=arguments.merge_small,
+        mask_name=Path(arguments.mask).name if arguments.mask else "",
+    )
     clusters = ClusterOptions(arguments.threshold, arguments.percentile)
     result, methods = load_run(folders[0]) if folders else None, arguments.method or ()
     if result is not None:

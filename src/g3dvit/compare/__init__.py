@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from g3dvit.compare.agreement import SHARES, Agreement, Overlap, Signs, agreement
+from g3dvit.compare.clusters import clusters_both_ways
 from g3dvit.compare.figure import comparison_with_reference
 from g3dvit.compare.job import (
     CompareOptions,
@@ -36,6 +37,7 @@ __all__ = [
     "add_to_run",
     "agreement",
     "agreement_table",
+    "clusters_both_ways",
     "compare_files",
     "compare_maps",
     "compare_reference",

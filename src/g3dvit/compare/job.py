@@ -62,12 +62,15 @@ class CompareOptions:
         Of places that count as high.
     n_surrogates, seed
         Random maps for p-values.
+    mask_name
+        Of the mask, where one is given; told with the numbers.
     """
 
     signs: Signs = "signed"
     shares: tuple[float, ...] = SHARES
     n_surrogates: int = 1000
     seed: int = 0
+    mask_name: str = ""
 
     def __post_init__(self) -> None:
         if not self.shares or any(not 0 < share < 1 for share in self.shares):
@@ -235,7 +238,7 @@ def compare_reference(
         mirrored,
         tuple(warnings),
         options,
-        ground.rule,
+        ground.rule.replace("the mask given", f"the mask {options.mask_name or 'given'}"),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from g3dvit.compare import faithful
+from g3dvit.compare.clusters import CLUSTER_COLUMNS, clusters_both_ways
 from g3dvit.compare.figure import comparison_with_reference
 from g3dvit.compare.job import PLACE_COLUMNS, Comparison, disagreements
 from g3dvit.errors import OutputError
@@ -16,6 +17,7 @@ from g3dvit.saved_runs import TABLES, save_table
 from g3dvit.shown import Background, Parcellation, ResultTable
 
 FIGURES = "figures"
+COMPARE_TABLES = ("compare", "compare-places", "compare-clusters")
 #: What the columns of `agreement_table` mean; Dice columns are added by share.
 COLUMNS = {
     "map": "Map of the model",
@@ -95,13 +97,17 @@ def tables_of(
     atlas: Parcellation | None = None,
     evaluation: str | Path | None = None,
 ) -> list[ResultTable]:
-    """Return the table of numbers and that of places where the two differ."""
+    """Return the table of numbers, that of places where the two differ, and that of clusters."""
     numbers = agreement_table(comparisons, evaluation)
-    places = []
+    places: list[pd.DataFrame] = []
+    clusters: list[pd.DataFrame] = []
     for one in comparisons:
-        frame = disagreements(one, atlas=atlas)
-        frame.insert(0, "of", one.name)
-        places.append(frame)
+        for frame, into in (
+            (disagreements(one, atlas=atlas), places),
+            (clusters_both_ways(one, atlas=atlas), clusters),
+        ):
+            frame.insert(0, "of", one.name)
+            into.append(frame)
     columns = {str(c): COLUMNS.get(str(c), _dice_words(str(c))) for c in numbers.columns}
     title = "Agreement with outside evidence"
     note = " ".join([*_words_of_p(comparisons), _NOTE])
@@ -118,6 +124,15 @@ def tables_of(
             pd.concat(places, ignore_index=True),
             "Patches among the highest 10 % of one of the two, and not of the other.",
             {"of": "Map of the model", **PLACE_COLUMNS},
+        ),
+        ResultTable(
+            "compare-clusters",
+            "Clusters of map and reference, with what the other has there",
+            "comparison",
+            pd.concat(clusters, ignore_index=True),
+            "Patches among the highest 10 % of one of the two that share faces; which those are is "
+            "for display, and no test. Places are centres of patches.",
+            {"of": "Map of the model", **CLUSTER_COLUMNS},
         ),
     ]
 
@@ -190,7 +205,7 @@ def check_run_folder(folder: str | Path, *, overwrite: bool = False) -> None:
         If a comparison is there and `overwrite` is False.
     """
     folder = Path(folder)
-    there = [folder / TABLES / f"{name}.tsv" for name in ("compare", "compare-places")]
+    there = [folder / TABLES / f"{name}.tsv" for name in COMPARE_TABLES]
     there += (folder / FIGURES).glob("compare-[0-9]*.*")
     found = next((path for path in there if path.exists()), None)
     if found is not None and not overwrite:

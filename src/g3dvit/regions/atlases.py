@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,8 @@ def load_atlas(
         ``schaefer100``, ``schaefer200``, ``schaefer400``, ``harvard-oxford``, ``yeo7``,
         ``destrieux`` (nilearn).
     names
-        Table with columns ``index`` and ``name``; for a file, the ``.tsv`` of the same name if left
-        out.
+        Table with columns ``index`` and ``name``, and ``parent`` where regions are parts of larger
+        ones; for a file, the ``.tsv`` of the same name if left out.
     allow_download
         Let nilearn download an atlas that is not on this machine yet.
 
@@ -105,7 +105,8 @@ def load_atlas(
     if path.is_dir():
         raise InputError(f"the atlas {path} is a folder; name the label image (NIfTI) in it")
     table = Path(names) if names is not None else _table_beside(path)
-    return _from_files(stem(path), path, read_names(table))
+    found = _from_files(stem(path), path, read_names(table))
+    return replace(found, parents=read_parents(table))
 
 
 def read_names(path: Path) -> dict[int, str]:
@@ -116,6 +117,34 @@ def read_names(path: Path) -> dict[int, str]:
     InputError
         If a column is absent, an index is no whole number or stands twice, or a name is empty.
     """
+    table = _read_table(path)
+    found: dict[int, str] = {}
+    for line, (index, name) in enumerate(zip(table["index"], table["name"], strict=True), 2):
+        try:
+            number = int(float(index))
+            whole = number == float(index)
+        except (ValueError, OverflowError):
+            whole = False
+        if not whole:
+            raise InputError(f"{path}, line {line}: the index {index!r} is no whole number")
+        if number in found:
+            raise InputError(f"{path}, line {line}: the index {number} stands there twice")
+        if not name.strip():
+            raise InputError(f"{path}, line {line}: region {number} has no name")
+        found[number] = name.strip()
+    return {number: name for number, name in found.items() if number != 0}
+
+
+def read_parents(path: Path) -> dict[int, str]:
+    """Return the column ``parent`` of a table that `read_names` takes; empty without one."""
+    table = _read_table(path)
+    if "parent" not in table:
+        return {}
+    pairs = zip(table["index"], table["parent"].str.strip(), strict=True)
+    return {int(float(index)): parent for index, parent in pairs if parent not in ("", "n/a")}
+
+
+def _read_table(path: Path) -> pd.DataFrame:
     try:
         # As BIDS has it: a quotation mark is a letter, and no name goes over lines.
         table = pd.read_csv(
@@ -135,21 +164,7 @@ def read_names(path: Path) -> dict[int, str]:
             "columns index and name, separated by tabs; it has "
             f"{', '.join(map(str, table.columns))}"
         )
-    found: dict[int, str] = {}
-    for line, (index, name) in enumerate(zip(table["index"], table["name"], strict=True), 2):
-        try:
-            number = int(float(index))
-            whole = number == float(index)
-        except (ValueError, OverflowError):
-            whole = False
-        if not whole:
-            raise InputError(f"{path}, line {line}: the index {index!r} is no whole number")
-        if number in found:
-            raise InputError(f"{path}, line {line}: the index {number} stands there twice")
-        if not name.strip():
-            raise InputError(f"{path}, line {line}: region {number} has no name")
-        found[number] = name.strip()
-    return {number: name for number, name in found.items() if number != 0}
+    return table
 
 
 def load_mask(path: str | Path) -> tuple[NDArray[np.bool_], ImageGrid]:
@@ -223,7 +238,8 @@ def _packaged(name: str) -> Parcellation:
     folder = Path(next(iter(spec.submodule_search_locations))) / "atlases"
     lines = (folder / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     pairs = [line.split(maxsplit=1) for line in lines if line.strip()]
-    names = {int(number): label.strip() for number, label in pairs}
+    # Some lines end in the number again: "113 Vermis_1_2 113".
+    names = {int(number): label.removesuffix(f" {number}").strip() for number, label in pairs}
     return _from_files(name, folder / f"{name}.nii", names)
 
 

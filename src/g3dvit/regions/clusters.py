@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from g3dvit.errors import InputError
+from g3dvit.errors import GridError, InputError
+from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
 from g3dvit.regions.weights import RegionWeights
 
@@ -55,6 +56,22 @@ def threshold_of(
     return float(np.percentile(values, percentile)) if values.size else 0.0
 
 
+def patches_of(relevance: RelevanceMap) -> ImageGrid | None:
+    """Return where the patches of a map lie, one voxel a patch; None where nothing tells.
+
+    A map on the patch grid tells it by itself; a finer one by ``patch_grid`` in its sidecar.
+    """
+    try:
+        told = ImageGrid.from_dict(relevance.metadata["patch_grid"])
+    except (KeyError, TypeError, ValueError, GridError):
+        told = None
+    # A sidecar of another map would tell patches of another size.
+    if told is not None and np.allclose(told.voxel_sizes, relevance.resolution_mm, rtol=0.01):
+        return told
+    fine = np.asarray(relevance.resolution_mm) > 1.01 * relevance.grid.voxel_sizes
+    return None if fine.any() else relevance.grid
+
+
 def cluster_table(
     relevance: RelevanceMap,
     *,
@@ -64,7 +81,9 @@ def cluster_table(
 ) -> pd.DataFrame:
     """Return one row per cluster of voxels at or beyond a threshold, by |peak|.
 
-    Voxels that share a face belong together. Positive and negative clusters are apart.
+    Voxels that share a face belong together. Positive and negative clusters are apart. The place of
+    a peak is the centre of its patch (`patches_of`); where nothing tells the patches of a map
+    finer than they are, they are taken to begin at its first voxel.
 
     Parameters
     ----------
@@ -127,8 +146,7 @@ def _row(
 ) -> dict[str, Any]:
     inside = np.where(cluster, np.abs(values), -1)
     at = np.unravel_index(int(inside.argmax()), values.shape)
-    block = _patch_of(relevance, at)
-    place = relevance.grid.vox2world(np.argwhere(block)).mean(axis=0)
+    block, place = _patch_of(relevance, at)
     volume = float(cluster.sum() * relevance.grid.voxel_volume_mm3)
     row: dict[str, Any] = {
         "cluster": 0,
@@ -143,22 +161,33 @@ def _row(
     }
     if weights is not None:
         # In a map of patches a patch may hold many regions; the largest part names it.
-        row["peak_region"] = _composition(weights, block, most=1) or "outside the atlas"
-        row["regions"] = _composition(weights, cluster, most=_MOST_NAMED) or "outside the atlas"
+        row["peak_region"] = composition(weights, block, most=1) or "outside the atlas"
+        row["regions"] = composition(weights, cluster, most=_MOST_NAMED) or "outside the atlas"
     return row
 
 
-def _patch_of(relevance: RelevanceMap, at: tuple[np.intp, ...]) -> NDArray[np.bool_]:
-    """Return the voxels of the patch that holds a voxel; patches begin at the first voxel."""
-    sizes = np.asarray(relevance.resolution_mm) / relevance.grid.voxel_sizes
-    edges = np.maximum(1, np.rint(sizes).astype(np.intp))
-    found = np.zeros(relevance.grid.shape, dtype=bool)
-    found[tuple(slice(v // e * e, v // e * e + e) for v, e in zip(at, edges, strict=True))] = True
-    return found
+def _patch_of(
+    relevance: RelevanceMap, at: tuple[np.intp, ...]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return the voxels of the patch that holds a voxel, and the patch's centre in mm."""
+    grid, patches = relevance.grid, patches_of(relevance)
+    found = np.zeros(grid.shape, dtype=bool)
+    if patches is None:
+        edges = np.maximum(1, np.rint(relevance.resolution_mm / grid.voxel_sizes)).astype(np.intp)
+        spans = [slice(v // e * e, v // e * e + e) for v, e in zip(at, edges, strict=True)]
+        found[tuple(spans)] = True
+        return found, grid.vox2world(np.argwhere(found)).mean(axis=0)
+    last = np.array(patches.shape) - 1
+    voxels = np.argwhere(np.ones(grid.shape, dtype=bool))
+    # What lies beyond the outer patches has the value of the nearest.
+    of_voxel = np.floor(patches.world2vox(grid.vox2world(voxels)) + 0.5 + 1e-6).clip(0, last)
+    own = of_voxel[np.ravel_multi_index(at, grid.shape)]
+    found[tuple(voxels[(of_voxel == own).all(axis=1)].T)] = True
+    return found, patches.vox2world(own)
 
 
-def _composition(weights: RegionWeights, voxels: NDArray[np.bool_], *, most: int) -> str:
-    """Return names with shares of the volume, such as ``"Precentral_L 62 %"``."""
+def composition(weights: RegionWeights, voxels: NDArray[np.bool_], *, most: int) -> str:
+    """Return names of regions with shares of the volume of voxels: ``"Precentral_L 62 %"``."""
     held = np.asarray(weights.inside_mm3 @ voxels.ravel().astype(np.float64))
     share = np.minimum(held / (voxels.sum() * weights.grid.voxel_volume_mm3), 1)
     order = np.argsort(-share, kind="stable")[:most]

@@ -7,7 +7,6 @@ described; nothing is concluded about others.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,19 +15,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from g3dvit.errors import GridError, ImageError, InputError
+from g3dvit.errors import InputError
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
 from g3dvit.nifti import nifti_stem
 from g3dvit.plain import unique_names
-from g3dvit.regions.clusters import CLUSTER_COLUMNS, cluster_table, threshold_of
+from g3dvit.regions.clusters import CLUSTER_COLUMNS, cluster_table, patches_of, threshold_of
+from g3dvit.regions.families import MERGED_COLUMNS, Merged, merge_small
+from g3dvit.regions.sources import check_alike, load_map, mean_over_time
 from g3dvit.regions.spaces import check_space, space_of
 from g3dvit.regions.tables import (
+    BY_MAP_COLUMNS,
     COLUMNS,
     RegionOptions,
     default_mask,
     region_means,
-    region_table,
+    tables_by_map,
 )
 from g3dvit.regions.units import note_of, units_of
 from g3dvit.regions.weights import RegionWeights, region_weights
@@ -87,11 +89,14 @@ class RegionReport:
         Mean of every region in every volume; long, and so not for a page.
     atlas
         The regions.
+    units
+        Of the values; empty where maps differ.
     """
 
     tables: tuple[ResultTable, ...]
     courses: tuple[ResultTable, ...]
     atlas: Parcellation = field(repr=False)
+    units: str = ""
 
 
 def regions_of_maps(
@@ -126,15 +131,18 @@ def regions_of_maps(
     SpaceError
         If a space does not fit.
     """
+    if mask is not None and not options.mask_name:
+        options = replace(options, mask_name="given")
     if not maps:
         raise InputError("a table of regions takes at least one map")
     if len({Path(path).resolve() for path in maps}) < len(maps):
         raise InputError("a map is given twice; every map counts as one subject")
-    loaded = [_load(Path(path)) for path in maps]
-    _check_alike(loaded, [Path(path).name for path in maps])
+    loaded = [load_map(Path(path)) for path in maps]
+    check_alike(loaded, [Path(path).name for path in maps])
     spaces = dict.fromkeys(check_space(space_of(one.metadata), atlas) for one in loaded)
-    flat = [_mean_over_time(one) for one in loaded]
-    weights = region_weights(atlas, flat[0].grid)
+    flat = [mean_over_time(one) for one in loaded]
+    merged = _merged(atlas, flat[0], options)
+    weights = region_weights(atlas if merged is None else merged.atlas, flat[0].grid)
     inside = _mask_on(mask, weights)
     if progress is not None:
         progress(0, 1, "surrogates")
@@ -143,12 +151,17 @@ def regions_of_maps(
     )
     title = Path(maps[0]).name if len(maps) == 1 else f"{len(maps)} subjects"
     units = flat if len(flat) > 1 else []
-    frame = region_table(flat, weights, mask=inside, units=units, options=options)
+    names = unique_names([nifti_stem(Path(path)) for path in maps], kept="_.-")
+    frame, each = tables_by_map(
+        flat, weights, mask=inside, units=units, names=names, options=options
+    )
     note = note_of(frame, atlas, flat[0], options, len(flat), len(units), "subjects")
     note = " ".join((note, *filter(None, spaces)))
     mean = replace(flat[0], data=np.mean([m.data for m in flat], axis=0), companions={})
-    tables = [ResultTable("regions", f"{title}: {about}", "regions", frame, note, COLUMNS)]
+    tables = [_regions("regions", f"{title}: {about}", frame, note, merged)]
     tables.append(_clusters("clusters", title, mean, weights, inside, clusters))
+    if len(flat) > 1:
+        tables.append(_each("regions-subjects", f"{title}: {about}", each))
     courses = [
         _course(f"timecourse-{n + 1}", one, weights, inside, None)
         for n, one in enumerate(loaded)
@@ -156,7 +169,7 @@ def regions_of_maps(
     ]
     if progress is not None:
         progress(1, 1, "done")
-    return RegionReport(tuple(tables), tuple(courses), atlas)
+    return RegionReport(tuple(tables), tuple(courses), atlas, flat[0].units)
 
 
 def regions_of_run(
@@ -189,10 +202,14 @@ def regions_of_run(
     SpaceError
         If its space does not fit.
     """
+    if mask is not None and not options.mask_name:
+        options = replace(options, mask_name="given")
     space = check_space(result.space, atlas)
     chosen = _chosen(result, methods)
     means = _means(chosen)
     weights: RegionWeights | None = None
+    merged = _merged(atlas, means[0][1].patch, options) if means else None
+    places = atlas if merged is None else merged.atlas
     tables: list[ResultTable] = []
     courses: list[ResultTable] = []
     names = _names(means)
@@ -200,35 +217,74 @@ def regions_of_run(
         if progress is not None:
             progress(number, len(means), f"{maps.label}, {mean.key.group}")
         if weights is None or not weights.grid.matches(mean.patch.grid):
-            weights = region_weights(atlas, mean.patch.grid)
+            weights = region_weights(places, mean.patch.grid)
         inside = _mask_on(mask, weights)
-        units, kind = units_of(result, maps, mean)
+        units = units_of(result, maps, mean)
         # Of several subjects each counts once, whatever their numbers of volumes.
-        subjects = units if kind == "subjects" and len(units) > 1 else [mean.patch]
-        frame = region_table(subjects, weights, mask=inside, units=units, options=options)
+        several = units.kind == "subjects" and len(units.maps) > 1
+        subjects = units.maps if several else (mean.patch,)
+        frame, each = tables_by_map(
+            subjects,
+            weights,
+            mask=inside,
+            units=units.maps,
+            counts=() if several else units.counts,
+            names=units.names if several else (),
+            options=options,
+        )
         target = mean.target or result.target
         title = f"{maps.label}, {mean.title}: evidence for “{target}”"
-        note = note_of(frame, atlas, mean.patch, options, len(subjects), len(units), kind)
+        note = note_of(
+            frame, atlas, mean.patch, options, len(subjects), len(units.maps), units.kind
+        )
         note = f"{note} {space}".strip()
         if maps.display_only:
             note = f"This map is made to be looked at; take statistics from frozen gates. {note}"
         name = names[number]
-        tables.append(ResultTable(f"regions-{name}", title, "regions", frame, note, COLUMNS))
+        tables.append(_regions(f"regions-{name}", title, frame, note, merged))
         tables.append(_clusters(f"clusters-{name}", title, mean.patch, weights, inside, clusters))
+        if several:
+            tables.append(_each(f"regions-subjects-{name}", title, each))
     run_names = unique_names([run.name for run in result.inputs], kept="_-")
     for maps in chosen:
         for run, label, series in zip(
             result.inputs, run_names, maps.volumes, strict=bool(maps.volumes)
         ):
             if weights is None or not weights.grid.matches(series.grid):
-                weights = region_weights(atlas, series.grid)
+                weights = region_weights(places, series.grid)
             rows = result.predictions
             rows = rows[rows["run"] == run.name] if "run" in rows else rows
             name = f"timecourse-{maps.file_label}-{label}"
             courses.append(_course(name, series, weights, _mask_on(mask, weights), rows))
     if progress is not None:
         progress(len(means), len(means), "done")
-    return RegionReport(tuple(tables), tuple(courses), atlas)
+    units_told = {maps.units for maps, _ in means}
+    units_of_all = units_told.pop() if len(units_told) == 1 else ""
+    return RegionReport(tuple(tables), tuple(courses), atlas, units_of_all)
+
+
+def _merged(atlas: Parcellation, one: RelevanceMap, options: RegionOptions) -> Merged | None:
+    return merge_small(atlas, float(np.prod(one.resolution_mm))) if options.merge_small else None
+
+
+def _regions(
+    name: str, title: str, frame: pd.DataFrame, note: str, merged: Merged | None
+) -> ResultTable:
+    """Return a table of regions, with the parts of those that were merged."""
+    columns = COLUMNS
+    if merged is not None:
+        note = f"{merged.words()} {note}"
+        frame = merged.with_parts(frame)
+        columns = {**COLUMNS, **MERGED_COLUMNS}
+    return ResultTable(name, title, "regions", frame, note, {c: columns[c] for c in frame.columns})
+
+
+def _each(name: str, title: str, frame: pd.DataFrame) -> ResultTable:
+    note = (
+        "Each subject's own map; the table of regions has their mean and, as z, the sum of these z "
+        "over the root of the number of subjects (Stouffer)."
+    )
+    return ResultTable(name, f"By subject, {title}", "regions", frame, note, BY_MAP_COLUMNS)
 
 
 def table_names(result: RunResult, *, methods: Sequence[str] = ()) -> list[str]:
@@ -257,56 +313,6 @@ def _chosen(result: RunResult, methods: Sequence[str]) -> list[MapSet]:
         return [maps for maps in result.maps if maps.method in methods]
     found = [m for m in result.maps if m.recommended or m.method == "frozen_gate"]
     return found or list(result.maps[:1])
-
-
-def _load(path: Path) -> RelevanceMap:
-    """Read a map and refuse what is none: without its JSON nothing tells how large patches are."""
-    try:
-        one = RelevanceMap.load(path)
-        beside = path.with_name(f"{nifti_stem(path)}.json")
-        told = beside.exists() and "effective_resolution_mm" in json.loads(
-            beside.read_text(encoding="utf-8")
-        ).get("image", {})
-        columns = one.metadata.get("volumes")
-        targets = columns.get("target", ()) if isinstance(columns, dict) else ()
-    except ImageError:
-        raise  # of the image, or of what is no JSON: it says so itself
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ImageError(f"the JSON beside {path} is not one that g3dvit wrote: {error}") from error
-    if not told:
-        raise InputError(
-            f"{path} has no JSON of g3dvit beside it, which tells what it is a map of and how "
-            "large its patches are; keep the two files together"
-        )
-    if not np.isfinite(one.data).all():
-        raise ImageError(f"{path} holds values that are not finite; such a map has no mean")
-    several = dict.fromkeys(map(str, targets))
-    if one.n_volumes > 1 and len(several) > 1:
-        raise InputError(
-            f"the volumes of {path} explain {' and '.join(several)}, whose mean means nothing; "
-            "name a class mean, or the folder of the run"
-        )
-    return one
-
-
-def _check_alike(maps: Sequence[RelevanceMap], names: Sequence[str]) -> None:
-    first = maps[0]
-    for one, name in zip(maps, names, strict=True):
-        if not one.grid.matches(first.grid):
-            raise GridError(f"{name} is on another grid than {names[0]}; subjects share one grid")
-        for key in ("method", "weighting", "target", "score", "units"):
-            if one.metadata.get(key) != first.metadata.get(key):
-                raise InputError(
-                    f"{name} has the {key} {one.metadata.get(key)!r}, {names[0]} "
-                    f"{first.metadata.get(key)!r}; only maps of one method and ONE target are "
-                    "averaged"
-                )
-
-
-def _mean_over_time(one: RelevanceMap) -> RelevanceMap:
-    if one.data.ndim == 3:
-        return one
-    return replace(one, data=one.data.mean(axis=3), companions={}, t_r=None)
 
 
 def _mask_on(
@@ -347,6 +353,12 @@ def _clusters(
         f"Clusters with |value| of at least {threshold:.3g} {mean.units} ({rule}), which is for "
         f"display and no test. Places are centres of patches: they are known to half of {edges} mm."
     )
+    if patches_of(mean) is None:
+        note += (
+            " Nothing tells where the patches of this map lie: they are taken to begin at its first"
+            " voxel, and places may be off by half a patch more; the map on the patch grid"
+            " (res-patch) tells."
+        )
     return ResultTable(name, f"Clusters of {title}", "regions", frame, note, CLUSTER_COLUMNS)
 
 

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import sparse
 
 from g3dvit.errors import GridError, InputError
-from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
+from g3dvit.regions.chance import p_values, with_surrogates
 from g3dvit.regions.weights import RegionWeights
-from g3dvit.surrogates import two_sided_p, variogram_surrogates
 
 #: What the columns of `region_table` mean.
 COLUMNS = {
@@ -42,13 +39,21 @@ COLUMNS = {
     "evidence for the target than chance puts there, below 0 less; of several subjects combined",
     "p": "Two-sided, against random maps as smooth as this one; n/a where there are none",
     "p_corrected": "p corrected over all ranked regions (largest |z| over regions)",
+    "resolution_mm": "Edges of a patch: the map tells nothing finer",
+}
+#: What the columns of the second table of `tables_by_map` mean.
+BY_MAP_COLUMNS = {
+    "map": "Subject, or the file of its map",
+    "index": "Number of the region in the atlas",
+    "name": "Name of the region",
+    "mean": "Mean of this map over the region's volume, in units of the map",
+    "z": "That against random maps as smooth as this one, in their standard deviations",
+    "p": "Two-sided, of this map alone, not corrected",
 }
 
 #: Regions of which less than this lies in the map are described, not ranked.
 LEAST_COVERED = 0.5
 _DRAWS = 2000
-#: Places of surrogates; finer maps are averaged over cubes of voxels, far below a patch.
-_MOST_BLOCKS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,17 @@ class RegionOptions:
         Random maps for p-values; 0 for none, else at least 2.
     seed
         Of all randomness.
+    merge_small
+        Of `regions_of_maps` and `regions_of_run`: merge regions smaller than a patch with those of
+        their family, where that makes one of a patch (`g3dvit.regions.merge_small`).
+    mask_name
+        Of the mask, where one is given; told with the table.
     """
 
     n_surrogates: int = 1000
     seed: int = 0
+    merge_small: bool = False
+    mask_name: str = ""
 
     def __post_init__(self) -> None:
         if self.n_surrogates < 0 or self.n_surrogates == 1:
@@ -79,6 +91,7 @@ def region_table(
     *,
     mask: NDArray[np.bool_] | None = None,
     units: Sequence[RelevanceMap] = (),
+    counts: Sequence[int] = (),
     options: RegionOptions = RegionOptions(),
 ) -> pd.DataFrame:
     """Return one row per region, ranked regions first.
@@ -95,6 +108,8 @@ def region_table(
     units
         Maps of blocks, runs or subjects, whose bootstrap gives the intervals; fewer than 3 give
         none.
+    counts
+        Volumes of each unit, where a map is the mean over volumes and not over units.
     options
         How regions are judged.
 
@@ -111,6 +126,28 @@ def region_table(
         If a map has another grid.
     InputError
         If there is no map, or nothing lies inside the mask.
+    """
+    return tables_by_map(maps, weights, mask=mask, units=units, counts=counts, options=options)[0]
+
+
+def tables_by_map(
+    maps: Sequence[RelevanceMap],
+    weights: RegionWeights,
+    *,
+    mask: NDArray[np.bool_] | None = None,
+    units: Sequence[RelevanceMap] = (),
+    counts: Sequence[int] = (),
+    names: Sequence[str] = (),
+    options: RegionOptions = RegionOptions(),
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return `region_table`, and each map's own numbers: `BY_MAP_COLUMNS`, a row a map and region.
+
+    Parameters
+    ----------
+    maps, weights, mask, units, counts, options
+        As in `region_table`, which raises the same.
+    names
+        Of the maps; their places, from 1, unless given.
     """
     if not maps:
         raise InputError("a table of regions takes at least one map")
@@ -137,13 +174,28 @@ def region_table(
     frame["smaller_than_patch"] = np.where(small, "yes", "no")
     means = frame["mean"].to_numpy()
     frame["rank"] = _ranks(means, ranked)
-    for name, numbers in _intervals(within, units, ranked, options.seed).items():
+    for name, numbers in _intervals(within, units, counts, ranked, options.seed).items():
         frame[name] = numbers
-    frame["z"], frame["p"], frame["p_corrected"] = _p_values(
-        values, within, inside, ranked, options
+    every = with_surrogates(
+        values,
+        within,
+        inside,
+        ranked,
+        n_surrogates=options.n_surrogates,
+        seed=options.seed,
     )
+    frame["z"], frame["p"], frame["p_corrected"] = p_values(every, ranked)
+    frame["resolution_mm"] = " x ".join(f"{v:.4g}" for v in maps[0].resolution_mm)
     order = np.lexsort((-np.abs(np.nan_to_num(means)), np.nan_to_num(frame["rank"], nan=np.inf)))
-    return frame[list(COLUMNS)].iloc[order].reset_index(drop=True)
+    table = frame[list(COLUMNS)].iloc[order].reset_index(drop=True)
+    own = region_means(within, values)
+    parts = []
+    for number, of_map in enumerate(own):
+        part = frame[["index", "name"]].assign(mean=of_map)
+        part["z"], part["p"], _ = p_values(every[number : number + 1], ranked)
+        part.insert(0, "map", names[number] if names else str(number + 1))
+        parts.append(part.iloc[order])
+    return table, pd.concat(parts, ignore_index=True)[list(BY_MAP_COLUMNS)]
 
 
 def default_mask(weights: RegionWeights) -> NDArray[np.bool_]:
@@ -216,6 +268,7 @@ def _ranks(means: NDArray[np.float64], ranked: NDArray[np.bool_]) -> NDArray[np.
 def _intervals(
     weights: RegionWeights,
     units: Sequence[RelevanceMap],
+    counts: Sequence[int],
     ranked: NDArray[np.bool_],
     seed: int,
 ) -> dict[str, NDArray[np.float64]]:
@@ -226,7 +279,10 @@ def _intervals(
     values = np.stack([np.asarray(u.data, dtype=np.float64).ravel() for u in units])
     by_unit = region_means(weights, values)
     rng = np.random.default_rng([seed, 3])
-    drawn = by_unit[rng.integers(len(units), size=(_DRAWS, len(units)))].mean(axis=1)
+    which = rng.integers(len(units), size=(_DRAWS, len(units)))
+    weight = np.asarray(counts if len(counts) else np.ones(len(units)), dtype=np.float64)[which]
+    # As the mean itself: over volumes where a unit's number of them is given.
+    drawn = (by_unit[which] * weight[..., None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
     ranks = np.stack([_ranks(one, ranked) for one in drawn])
     ends = [np.nanquantile(drawn, q, axis=0, method="linear") for q in (0.025, 0.975)]
     # Ranks are whole places: the interval's ends are places that occurred.
@@ -235,95 +291,3 @@ def _intervals(
         np.quantile(ranks, 0.975, axis=0, method="higher"),
     ]
     return dict(zip(names, (*ends, *places), strict=True))
-
-
-def _p_values(
-    values: NDArray[np.float64],
-    weights: RegionWeights,
-    inside: NDArray[np.bool_],
-    ranked: NDArray[np.bool_],
-    options: RegionOptions,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return z and p of each ranked region against surrogates, p also corrected over regions."""
-    z, p, corrected = np.full((3, len(ranked)), np.nan)
-    if not options.n_surrogates or not ranked.any():
-        return z, p, corrected
-    blocks = coarse_blocks(weights.grid, inside)
-    if len(blocks.coordinates_mm) < 20 or not np.ptp(values[:, inside.ravel()], axis=1).all():
-        return z, p, corrected  # too few places, or a map without any difference
-    # Regions are read from blocks: a thousand maps of all voxels would not fit into memory.
-    held = (weights.inside_mm3 @ blocks.members)[ranked]
-    held = sparse.diags(1 / np.asarray(held.sum(axis=1)).ravel()) @ held
-    observed, null = [], []
-    for number, one in enumerate(values):
-        surrogates = variogram_surrogates(
-            blocks.mean_of(one),
-            blocks.coordinates_mm,
-            n_surrogates=options.n_surrogates,
-            seed=options.seed + 1000 * number,
-        )
-        made = (held @ surrogates.T).T
-        centre, spread = made.mean(axis=0), np.maximum(made.std(axis=0, ddof=1), 1e-30)
-        # Of the map as the surrogates see it, so that both are equally coarse.
-        own = held @ blocks.mean_of(one)
-        observed.append((own - centre) / spread)
-        null.append((made - centre) / spread)
-    root = np.sqrt(len(values))
-    found, nulls = np.sum(observed, axis=0) / root, np.sum(null, axis=0) / root
-    largest = np.abs(nulls).max(axis=1)
-    z[ranked] = found
-    p[ranked] = [two_sided_p(float(a), nulls[:, n]) for n, a in enumerate(found)]
-    alike = (largest >= np.abs(found)[:, None] * (1 - 1e-12)).sum(axis=1)
-    # The middle of p is a median, that of z a mean: a corrected p is never below its own.
-    corrected[ranked] = np.maximum(p[ranked], (1 + alike) / (1 + len(largest)))
-    return z, p, corrected
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Blocks:
-    """Groups of neighbouring voxels, few enough for surrogates.
-
-    Parameters
-    ----------
-    of_voxel : (voxels,)
-        Block of each voxel of the map, raveled; -1 outside the mask.
-    coordinates_mm : (blocks, 3)
-        Mean place of each block's voxels.
-    edge
-        Of a block, in voxels.
-    """
-
-    of_voxel: NDArray[np.intp]
-    coordinates_mm: NDArray[np.float64]
-    edge: int
-
-    def mean_of(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean over each block, (voxels,) to (blocks,)."""
-        inside = self.of_voxel >= 0
-        blocks = self.of_voxel[inside]
-        return np.bincount(blocks, values[inside]) / np.bincount(blocks)
-
-    @property
-    def members(self) -> Any:
-        """Return 1 where a voxel lies in a block, (voxels, blocks) sparse."""
-        at = np.flatnonzero(self.of_voxel >= 0)
-        shape = (len(self.of_voxel), len(self.coordinates_mm))
-        return sparse.csr_matrix((np.ones(len(at)), (at, self.of_voxel[at])), shape=shape)
-
-
-def coarse_blocks(grid: ImageGrid, mask: NDArray[np.bool_], limit: int = _MOST_BLOCKS) -> Blocks:
-    """Return the smallest cubes of voxels of which at most `limit` lie in a mask."""
-    at = np.argwhere(mask)
-    edge = max(1, int((len(at) / limit) ** (1 / 3)))
-    while True:
-        cell = np.ravel_multi_index(tuple((at // edge).T), grid.shape)
-        cells, number = np.unique(cell, return_inverse=True)
-        if len(cells) <= limit:
-            break
-        edge += 1
-    of_voxel = np.full(mask.size, -1, dtype=np.intp)
-    of_voxel[np.flatnonzero(mask.ravel())] = number.ravel()
-    places = grid.vox2world(at)
-    count = np.bincount(number.ravel())
-    centres = np.stack([np.bincount(number.ravel(), places[:, n]) / count for n in range(3)], 1)
-    return Blocks(of_voxel, centres, edge)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -20,15 +20,35 @@ _DESCRIPTIVE = (
 )
 
 
-def units_of(result: RunResult, maps: MapSet, mean: ClassMean) -> tuple[list[RelevanceMap], str]:
-    """Return mean maps of the units of a class mean, and what a unit is.
+@dataclass(frozen=True, slots=True, eq=False)
+class Units:
+    """What is independent in a class mean.
+
+    Parameters
+    ----------
+    kind
+        ``"subjects"``, ``"runs"``, ``"blocks"``, or ``"units"`` where there are none.
+    maps
+        Mean map of each.
+    names, counts
+        Of each: what it is called, and how many volumes it has.
+    """
+
+    kind: str = "units"
+    maps: tuple[RelevanceMap, ...] = ()
+    names: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
+
+
+def units_of(result: RunResult, maps: MapSet, mean: ClassMean) -> Units:
+    """Return the units of a class mean: subjects, else runs, else blocks.
 
     Only volumes whose own map explains what the class mean explains are taken; none otherwise.
     """
     table = result.predictions.reset_index(drop=True)
     target = mean.target or result.target
     if not maps.volumes or "target" not in table or "run" not in table:
-        return [], "units"
+        return Units()
     label = table["label"] if "label" in table else pd.Series([None] * len(table))
     predicted = table["predicted"]
     if mean.key.which == "all":
@@ -45,14 +65,17 @@ def units_of(result: RunResult, maps: MapSet, mean: ClassMean) -> tuple[list[Rel
         unit, kind = table["block"].astype(str), "blocks"
         mine &= table["block"].notna()
     else:
-        return [], "units"
+        return Units()
     values = np.concatenate([v.data.reshape(*v.grid.shape, -1) for v in maps.volumes], axis=3)
     if values.shape[3] != len(table):
-        return [], kind
-    return [
-        replace(mean.patch, data=values[..., (mine & (unit == name)).to_numpy()].mean(axis=3))
-        for name in unit[mine].unique()
-    ], kind
+        return Units(kind)
+    chosen = {str(name): (mine & (unit == name)).to_numpy() for name in unit[mine].unique()}
+    return Units(
+        kind,
+        tuple(replace(mean.patch, data=values[..., own].mean(axis=3)) for own in chosen.values()),
+        tuple(f"sub-{name}" if kind == "subjects" else name for name in chosen),
+        tuple(int(own.sum()) for own in chosen.values()),
+    )
 
 
 def note_of(
@@ -75,6 +98,8 @@ def note_of(
         if ranked or not large.any()
         else "The map has the same value in all regions: none is ranked, and it shows no places.",
     ]
+    where = f"the mask {options.mask_name}" if options.mask_name else "the regions of the atlas"
+    sentences.append(f"Counted are voxels (patches) of which at least a tenth lies in {where}.")
     if n_units >= 3:
         few = "; of so few they are too narrow" if n_units < FEW_UNITS else ""
         sentences.append(f"Intervals are over {n_units} {kind} (bootstrap{few}).")

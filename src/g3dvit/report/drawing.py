@@ -90,7 +90,9 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, stem: Path, *, dpi: int = 150) -> list[Path]:
+def save_figure(
+    figure: Figure, stem: Path, *, dpi: int = 150, kinds: Sequence[str] = ("png", "svg")
+) -> list[Path]:
     """Write a figure as PNG and as SVG, whose words stay words.
 
     Parameters
@@ -101,6 +103,8 @@ def save_figure(figure: Figure, stem: Path, *, dpi: int = 150) -> list[Path]:
         Path without its ending.
     dpi
         Of the PNG, and of pictures inside the SVG.
+    kinds
+        Which of the two.
 
     Returns
     -------
@@ -109,7 +113,7 @@ def save_figure(figure: Figure, stem: Path, *, dpi: int = 150) -> list[Path]:
     """
     from matplotlib import rc_context
 
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
     # The same figure is the same file: no date, no random names inside.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "g3dvit"}):
         for path in paths:

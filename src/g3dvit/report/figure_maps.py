@@ -211,8 +211,10 @@ def surface_figure(one: Titled, options: MapOptions) -> Figure:
             drawn.set_rasterized(True)  # else an SVG holds 80,000 triangles
         axes.set_title(f"{hemi}, {view}", fontsize=9, y=0.93)
     draw_colour_bar(figure, shown, one.relevance.units, (0.915, 0.3, 0.016, 0.4))
+    known = is_resolution_known(one.relevance)
+    what = "patches" if known else "voxels (size of the patches unknown)"
     edges = millimetres(one.relevance.resolution_mm)
-    subtitle = f"patches of {edges} projected onto the cortex, beyond a tenth of the scale · " + (
+    subtitle = f"{what} of {edges} projected onto the cortex, beyond a tenth of the scale · " + (
         one.subtitle
     )
     # A surface has its own sides: nothing to swap.
@@ -287,8 +289,7 @@ def _around(figure: Figure, one: Titled, options: MapOptions, kept: float) -> No
     """Write title, what was done for display, and stamp."""
     height = figure.get_figheight()
     figure.text(0.02, 1 - 0.2 / height, short_name(one.title, 96), size=14, weight="bold", va="top")
-    edges = millimetres(one.relevance.resolution_mm)
-    subtitle = f"{one.subtitle} · effective resolution {edges}"
+    subtitle = f"{one.subtitle} · effective resolution {resolution_words(one.relevance)}"
     text = wrapped(subtitle, 150)
     figure.text(0.02, 1 - 0.52 / height, text, size=9.5, color="#444", va="top")
     sentences = [NOT_BOLD, USES_NOT_DIFFERS, f"Background: {one.background.title}."]
@@ -307,6 +308,21 @@ def _around(figure: Figure, one: Titled, options: MapOptions, kept: float) -> No
     )
     if one.stamp:
         draw_stamp(figure, one.stamp, (0.45, 0.48))
+
+
+def is_resolution_known(relevance: RelevanceMap) -> bool:
+    """Return whether anything tells how large a map's patches are, as the sidecar of one does."""
+    sizes = relevance.grid.voxel_sizes
+    return bool(relevance.metadata.get("method")) or not np.allclose(
+        relevance.resolution_mm, sizes, rtol=1e-3
+    )
+
+
+def resolution_words(relevance: RelevanceMap) -> str:
+    """Return the effective resolution in mm; of a map without a sidecar, that it is unknown."""
+    if is_resolution_known(relevance):
+        return millimetres(relevance.resolution_mm)
+    return f"unknown, voxel size {millimetres(relevance.grid.voxel_sizes.tolist())}"
 
 
 def plain_background(grid: ImageGrid) -> Background:

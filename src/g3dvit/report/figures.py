@@ -172,7 +172,8 @@ def _rows_figure(result: RunResult, rows: Sequence[_Row], title: str, subtitle: 
         draw_colour_bar(figure, shown, units, (0.915, bottom + 0.2 / height, 0.012, 1.4 / height))
         if stamp:
             draw_stamp(figure, stamp.partition(":")[0], (0.54, bottom + 0.95 / height), size=17)
-    _heading(figure, title, subtitle)
+    sizes = dict.fromkeys(millimetres(row.mean.voxel.resolution_mm) for row in rows)
+    _heading(figure, title, f"{subtitle} · effective resolution {' and '.join(sizes)}")
     _foot(figure, result, list(dict.fromkeys(row.maps for row in rows)))
     return figure
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from g3dvit.report.figures import comparison_figure, means_figure
 from g3dvit.run_result import RunResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MOST_IN_PAGE = 6
 _DPI = 110
@@ -27,12 +31,15 @@ class Picture:
         What it shows; the page's alternative text.
     png
         The file's bytes.
+    figure
+        What it is a picture of, to be written as SVG too; None where it came from a file.
     """
 
     kind: str
     number: int
     title: str
     png: bytes
+    figure: Figure | None = field(default=None, repr=False, compare=False)
 
 
 def page_pictures(result: RunResult) -> Iterator[Picture]:
@@ -40,12 +47,14 @@ def page_pictures(result: RunResult) -> Iterator[Picture]:
     for number, maps in enumerate(result.maps):
         if maps.class_means:
             title = f"Class means of {maps.label} on one colour scale"
-            yield Picture("means", number, title, _png(means_figure(result, maps)))
+            figure = means_figure(result, maps)
+            yield Picture("means", number, title, _png(figure), figure)
     for number, key in enumerate(result.groups):
         if key.which != "error":
             of_group = [m for maps in result.maps for m in maps.class_means if m.key == key]
             title = f"All methods, mean of {max(of_group, key=lambda mean: mean.n).title}"
-            yield Picture("methods", number, title, _png(comparison_figure(result, group=number)))
+            figure = comparison_figure(result, group=number)
+            yield Picture("methods", number, title, _png(figure), figure)
 
 
 def in_page(pictures: list[Picture]) -> list[Picture]:

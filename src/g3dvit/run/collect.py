@@ -261,6 +261,8 @@ class Collector:
             "layer": tally.layer,
             "units": tally.units,
             "options": self._options(tally),
+            # A finer map does not tell where its patches lie.
+            "patch_grid": self._patches.to_image_grid().to_dict(),
         }
         if row.display_only:
             metadata["use"] = FOR_DISPLAY
