@@ -11,6 +11,7 @@ from torch import nn
 from broken_models import BASE, MEAN, changed
 from g3dvit.errors import GeometryError
 from g3dvit.probe import probe_geometry
+from gallery import SHAPE, ConvPatches, TinyViT
 
 
 def filled(path, value):
@@ -62,3 +63,11 @@ def test_a_model_that_runs_itself_in_inference_mode_is_told_so():
     model = Inference(changed(BASE, lambda _: None)())
     with pytest.raises(GeometryError, match="runs under inference_mode"):
         probe_geometry(model, (1, *BASE.shape))
+
+
+def test_an_embedding_of_zeros_is_told():
+    model = TinyViT(embed=ConvPatches(12)).eval()
+    with torch.no_grad():
+        next(model.embed.parameters()).zero_()
+    with pytest.raises(GeometryError, match="do not change with its input"):
+        probe_geometry(model, (1, *SHAPE))

@@ -355,3 +355,25 @@ def test_a_plane_may_move_its_tokens_very_unequally(seed):
         model = TinyViT(embed=Uneven()).eval()
     geometry = probe_geometry(model, (1, *SHAPE))
     assert geometry.patch_size == PATCH and geometry.token_order == tuple(range(30))
+
+
+class WithFeatures(nn.Module):
+    """Returns the tokens before the last norm beside the class values, as many models do."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.kept = model, None
+        model.norm.register_forward_pre_hook(self.keep)
+
+    def keep(self, _module, args):
+        self.kept = args[0]
+
+    def forward(self, x):
+        return {"logits": self.model(x), "tokens": self.kept}
+
+
+@pytest.mark.parametrize("pool", ["patches", "all", "first"])
+def test_tokens_that_are_returned_beside_the_class_values_change_nothing(pool):
+    build = seeded(lambda: TinyViT(pool=pool))
+    plain = probe_geometry(build(), (1, *SHAPE))
+    assert probe_geometry(WithFeatures(build()), (1, *SHAPE)).pooling == plain.pooling != "other"

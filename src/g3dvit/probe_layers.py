@@ -120,6 +120,7 @@ def record_pass(
     result = Pass()
     runs: Counter[str] = Counter()
     made_by: dict[int, str] = {}
+    kept: dict[tuple[int, int], Tensor] = {}  # kept, so that no other takes its number
     leaves = [x.detach().clone().requires_grad_()]
 
     def see(event: Event) -> Tensor | None:
@@ -151,7 +152,10 @@ def record_pass(
                 with torch.enable_grad():
                     replacement = tensor = leaves[-1].clone()
             on_gradient(tensor, _keep_gradient(norm))
-        if tensor.requires_grad:
+        # A module may return what another made long before, such as tokens beside the class values.
+        version = (id(tensor), tensor._version)
+        if tensor.requires_grad and version not in kept:
+            kept[version] = tensor
             on_gradient(tensor, _keep_last(result, event.index, layout))
         return replacement
 

@@ -110,6 +110,7 @@ def last_unmixed_stage(
 ) -> Stage:
     """Return the last unmixed stage that has the token count of a normalisation."""
     ratios: list[tuple[Stage, float]] = []
+    unmoved: list[int] = []
 
     def compare(event: Event) -> None:
         layout = token_layout(event.tensor.shape)
@@ -121,6 +122,7 @@ def last_unmixed_stage(
             return
         moved = (after - before).norm(dim=1)
         if float(moved.max()) == 0:
+            unmoved.append(event.index)
             return
         stage, ratio = Stage(event.index, *layout), _others(moved)
         ratios.append((stage, ratio))
@@ -133,6 +135,11 @@ def last_unmixed_stage(
     with torch.no_grad(), watch_tensors(model, compare, norms=False):
         torch.manual_seed(0)  # as in the pass that is compared with
         model(x)
+    if not ratios and unmoved and norm_tokens:
+        raise GeometryError(
+            "the tokens of this model do not change with its input: the weights of its patch "
+            "embedding are all zero, or it does not use the volume"
+        )
     if not ratios:
         raise GeometryError(
             "no tensor inside this model has the shape of tokens, (batch, tokens, features), and "
