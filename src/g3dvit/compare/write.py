@@ -102,7 +102,8 @@ def tables_of(
 ) -> list[ResultTable]:
     """Return the table of numbers, that of places where the two differ, and that of clusters."""
     numbers = agreement_table(comparisons, evaluation)
-    places, clusters = [], []
+    places: list[pd.DataFrame] = []
+    clusters: list[pd.DataFrame] = []
     for one in comparisons:
         for frame, into in (
             (disagreements(one, atlas=atlas), places),

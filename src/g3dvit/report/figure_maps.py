@@ -322,7 +322,7 @@ def resolution_words(relevance: RelevanceMap) -> str:
     """Return the effective resolution in mm; of a map without a sidecar, that it is unknown."""
     if is_resolution_known(relevance):
         return millimetres(relevance.resolution_mm)
-    return f"unknown, voxel size {millimetres(relevance.grid.voxel_sizes)}"
+    return f"unknown, voxel size {millimetres(relevance.grid.voxel_sizes.tolist())}"
 
 
 def plain_background(grid: ImageGrid) -> Background:

@@ -261,7 +261,7 @@ def region_bars_figure(
     axes.set_xlabel(f"mean relevance ({plain_text(units)})" if units else "mean relevance")
     axes.margins(y=0.01)
     _beside(axes, rows, place)
-    edges = table["resolution_mm"].dropna().unique() if "resolution_mm" in table else []
+    edges = list(table["resolution_mm"].dropna().unique()) if "resolution_mm" in table else []
     told = f"{str(edges[0]).replace(' x ', ' × ')} mm" if len(edges) == 1 else "not told"
     left_out = int(table["rank"].isna().sum())
     words = (
