@@ -126,14 +126,16 @@ def _clusters(
 
     if not (values >= threshold).any():
         return []
-    # In multiples of the threshold, which is kept: nilearn takes what is strictly above.
-    image = nib.Nifti1Image((values / threshold).astype(np.float64), relevance.grid.affine)
+    # In multiples of the threshold, which is kept: nilearn takes what is strictly above. Inside a
+    # border of nothing, without which nilearn finds no cluster in a map that is above everywhere.
+    framed = np.pad((values / threshold).astype(np.float64), 1)
+    image = nib.Nifti1Image(framed, relevance.grid.affine)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about sub-peaks, which are not used
         _, (labels, *_) = get_clusters_table(
             image, stat_threshold=1 - 1e-9, two_sided=False, return_label_maps=True
         )
-    numbers = np.asarray(labels.dataobj).astype(np.intp)
+    numbers = np.asarray(labels.dataobj).astype(np.intp)[1:-1, 1:-1, 1:-1]
     return [numbers == n for n in range(1, int(numbers.max()) + 1)]
 
 
