@@ -115,30 +115,30 @@ def summarise(parts: Sequence[Part], *, draws: int = 1000, seed: int = 0) -> lis
 
 def nested_interval(
     by_seed: Sequence[NDArray[np.float64]],
-    statistic: Callable[[NDArray[np.float64]], Any] = np.mean,
+    statistic: Callable[..., Any] = np.mean,
     *,
     draws: int = 1000,
     seed: int = 0,
 ) -> Cell:
     """Return mean and 95 % interval of numbers that come in groups, one group per seed.
 
-    The mean is that of the groups' means, or of another statistic of each group; volumes without
-    a number are left out.
+    The mean is that of the groups' means, or of another statistic of each group, a function of an
+    array and an axis; volumes without a number are left out.
     """
     groups = [values[~np.isnan(values)] for values in by_seed]
     groups = [values for values in groups if len(values)]
     if not groups:
         return Cell(float("nan"), float("nan"), float("nan"), 0)
     rng = np.random.default_rng(seed)
-    means = np.empty(draws)
-    for number in range(draws):
-        chosen = rng.integers(len(groups), size=len(groups))
-        means[number] = np.mean(
-            [
-                statistic(groups[g][rng.integers(len(groups[g]), size=len(groups[g]))])
-                for g in chosen
-            ]
-        )
+    # A resampled statistic of each group for each slot of each draw, then which group is in it.
+    resampled = np.stack(
+        [
+            statistic(values[rng.integers(len(values), size=(draws, len(groups), len(values)))], -1)
+            for values in groups
+        ]
+    )
+    chosen = rng.integers(len(groups), size=(1, draws, len(groups)))
+    means = np.take_along_axis(resampled, chosen, axis=0)[0].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     mean = float(np.mean([statistic(values) for values in groups]))
     return Cell(mean, float(low), float(high), sum(map(len, groups)))
