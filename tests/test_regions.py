@@ -26,7 +26,7 @@ from g3dvit.regions import (
     tables_by_map,
     threshold_of,
 )
-from g3dvit.regions.chance import coarse_blocks
+from g3dvit.regions.chance import coarse_blocks, p_values
 from g3dvit.regions.clusters import patches_of
 from g3dvit.shown import Parcellation
 
@@ -473,3 +473,20 @@ def test_a_mean_over_volumes_is_drawn_as_one_over_volumes() -> None:
         assert named["mean_low"][name] == pytest.approx(low[row], abs=0.15 * width)
         assert named["mean_high"][name] == pytest.approx(high[row], abs=0.15 * width)
         assert named["mean_low"][name] <= named["mean"][name] <= named["mean_high"][name]
+
+
+def test_a_map_that_is_one_of_the_random_ones_is_rarely_called_special() -> None:
+    # Heavy tails and few random maps: were the map judged by the spread of the others alone, a
+    # corrected p of .05 would come three times as often as it says.
+    rng = np.random.default_rng(0)
+    ranked = np.ones(12, bool)
+    low = naive = 0
+    for _ in range(1000):
+        every = rng.standard_normal((1, 20, 12)) ** 3
+        low += p_values(every, ranked)[2].min() <= 0.05 + 1e-9
+        own, others = every[0, 0], every[0, 1:]
+        centre, spread = others.mean(axis=0), others.std(axis=0, ddof=1)
+        largest = np.abs((others - centre) / spread).max(axis=1)
+        naive += (np.abs((own - centre) / spread).max() > largest).all()
+    assert naive > 100
+    assert low <= 75  # of 1000 at .05; more with probability 2e-4
