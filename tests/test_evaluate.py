@@ -10,16 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from scipy.stats import spearmanr
 
 from evaluated_model import N_PATCHES, save_model, save_run
 from g3dvit.capture import KeptTokens, guest
+from g3dvit.checks import Check
 from g3dvit.cli import main
 from g3dvit.errors import DescriptionError, InputError
 from g3dvit.evaluate import measure_curves as mc
 from g3dvit.evaluate import measure_sanity as sanity
 from g3dvit.evaluate.evaluation import evaluate_run
 from g3dvit.evaluate.explained import explain_volumes
+from g3dvit.evaluate.known_accuracy import at_chance
 from g3dvit.evaluate.measure_context import image_agreement
 from g3dvit.evaluate.measure_regions import decide_by_region
 from g3dvit.evaluate.measure_spread import measure_spread, spread_bins
@@ -678,3 +681,29 @@ def test_runs_whose_names_tell_no_subject_are_not_called_one_persons(tmp_path) -
     values = {"n_units": 2, "unit": plan.unit, "n_subjects": plan.n_subjects}
     assert units_in_words(values) == "2 runs (whose subjects are not known)"
     assert units_in_words(values | {"n_subjects": 1}) == "2 runs of one subject"
+
+
+def test_a_model_that_guesses_is_told_beside_its_faithful_maps(files, tmp_path) -> None:
+    skip = ("regions", "choices", "spread", "randomisation", "stability", "context")
+    settings = replace(FAST, skip=skip)
+    known = {"n_correct": [5, 4], "n_total": [10, 10], "unit": "block"}
+    guessing = tmp_path / "guessing.yaml"
+    values = yaml.safe_load(files[0].read_text())
+    values["weights"] = str(files[0].parent / values["weights"])
+    guessing.write_text(yaml.safe_dump(values | {"accuracy": known}))
+    source = replace(source_of(files[1]), events=(), classes={}, delay_s=5.0)
+    found = evaluate_run(source, guessing, methods=["frozen_gate"], settings=settings)
+    told = "This model cannot be told from chance, so its maps show nothing (balanced accuracy 0.45"
+    assert told in found.sentence and found.notes[0].startswith(told)
+    assert found.values["accuracy"][0].verdict == "fail"
+    unlabelled = evaluate_run(source, files[0], methods=["frozen_gate"], settings=settings)
+    assert "chance" not in unlabelled.sentence.replace("no method was chosen", "")
+    assert unlabelled.notes[0].startswith("Accuracy unknown: no volume has a label")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "says"), [(("fail",), True), (("fail", "pass"), False), ((), False)]
+)
+def test_one_good_answer_is_enough_not_to_be_called_guessing(verdicts, says) -> None:
+    checks = [Check("better than chance", 0.4, None, 0.5, v, f"It is {v}.") for v in verdicts]
+    assert bool(at_chance(checks)) == says

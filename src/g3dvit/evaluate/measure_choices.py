@@ -11,12 +11,13 @@ Simonsohn et al. 2020, Specification curve analysis, https://doi.org/10.1038/s41
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from g3dvit.errors import LayerError, MethodError
@@ -144,3 +145,22 @@ def measure_choices(
                 }
             )
     return result
+
+
+def choices_table(choices: Sequence[Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
+    """Return the mean over volumes of each specification, that of largest SRG first.
+
+    Parameters
+    ----------
+    choices
+        Per volume, what `measure_choices` gave.
+    """
+    columns = ["method", "layer", "score", "target", "agreement", "srg", "n_volumes"]
+    if not choices:
+        return pd.DataFrame(columns=columns)
+    table = pd.DataFrame([row for rows in choices for row in rows])
+    table[["agreement", "srg"]] = table[["agreement", "srg"]].astype(float)
+    keys = ["method", "layer", "score", "target"]
+    mean = table.groupby(keys, sort=False)[["agreement", "srg"]].mean().reset_index()
+    mean["n_volumes"] = len(choices)
+    return mean.sort_values("srg", ascending=False, kind="stable").reset_index(drop=True)[columns]

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from g3dvit.evaluate.baselines import BaselineFolder
 from g3dvit.evaluate.interventions import decisions
+from g3dvit.evaluate.known_accuracy import at_chance, chance_checks
+from g3dvit.evaluate.measure_choices import choices_table
 from g3dvit.evaluate.measure_curves import BASELINES, FIELD, INTENSITY, ORACLE, RANDOM
 from g3dvit.evaluate.measured import Measured
 from g3dvit.evaluate.plan import count_units
@@ -117,16 +119,18 @@ def summarise_job(
     table = pd.DataFrame(rows)
     regions = _regions(prepared, measured, settings, class_names, units)
     values = _values(prepared, measured, settings, units, target, class_names)
+    known = chance_checks(prepared, measured, class_names, trained_on)
     values |= {"more_models": list(others), "trained_on_these": list(trained_on)}
-    values["given"] = list(prepared.given)
+    values |= {"given": list(prepared.given), "accuracy": known, "at_chance": at_chance(known)}
     values["baseline"] = baseline and {"accuracy": baseline.accuracy, "sentence": baseline.sentence}
     notes = [*notes, *([f"Baseline: {baseline.sentence}"] if baseline else [])]
+    notes = [*(check.sentence for check in known if check.verdict != "pass"), *notes]
     every = [*notes, *measured.notes, *_limits(prepared, units, settings)]
     sentence = sentence_of(measured.recommended, table, regions, values)
     return Evaluation(
         measured.recommended,
         table,
-        _choices(measured),
+        choices_table(measured.choices),
         regions,
         {**values, "sentence": sentence, "notes": every},
         sentence,
@@ -290,19 +294,6 @@ def _regions(
     return pd.DataFrame(rows, columns=columns)
 
 
-# -- choices -----------------------------------------------------------------------------------
-def _choices(measured: Measured) -> pd.DataFrame:
-    columns = ["method", "layer", "score", "target", "agreement", "srg", "n_volumes"]
-    if not measured.choices:
-        return pd.DataFrame(columns=columns)
-    table = pd.DataFrame([row for rows in measured.choices for row in rows])
-    table[["agreement", "srg"]] = table[["agreement", "srg"]].astype(float)
-    keys = ["method", "layer", "score", "target"]
-    mean = table.groupby(keys, sort=False)[["agreement", "srg"]].mean().reset_index()
-    mean["n_volumes"] = len(measured.choices)
-    return mean.sort_values("srg", ascending=False, kind="stable").reset_index(drop=True)[columns]
-
-
 # -- everything else -----------------------------------------------------------------------------
 def _values(
     prepared: Prepared,
@@ -391,9 +382,10 @@ def _limits(prepared: Prepared, units: Sequence[str], settings: EvaluationSettin
             f"{count_units(n, plan.unit)} in the report half: no p-value; {FEWEST_UNITS} are "
             "needed."
         )
-    limits.append(
+    floor = 1 / (1 + settings.random_orders)
+    return [
+        *limits,
         f"{settings.random_orders} random orders per volume cannot carry a p-value below "
-        f"{1 / (1 + settings.random_orders):.3f} for one volume; they are the reference of "
-        "`above_all_random` and of relative SRG, and no more."
-    )
-    return limits
+        f"{floor:.3f} for one volume; they are the reference of `above_all_random` and of relative "
+        "SRG, and no more.",
+    ]

@@ -136,6 +136,8 @@ def sentence_of(
         parts.append(
             " The model was trained on runs of these data, so accuracies are not held out."
         )
+    if values["at_chance"]:
+        parts.append(f" {values['at_chance']}")
     parts.append(" The map shows what this model uses, not where brains differ.")
     return "".join(parts)
 

@@ -56,21 +56,26 @@ def accuracy_check(
         return here
     described = described_accuracy(description, len(class_names))
     if described is None and trained:
-        return Check(
-            "better than chance",
-            math.nan,
-            None,
-            1 / len(class_names),
-            "warn",
-            "Accuracy unknown: these volumes were used in training, and the description of the "
-            "model gives no held-out accuracy. A map of a model that guesses shows nothing.",
-        )
+        return unknown_accuracy(len(class_names))
     return described or here
 
 
 def is_null_model(description: ModelDescription) -> bool:
     """Return whether the description says that the labels of the training were exchanged."""
     return bool((description.accuracy or {}).get("permuted_labels"))
+
+
+def unknown_accuracy(num_classes: int) -> Check:
+    """Return the check of a model that was trained on these volumes and tells no accuracy."""
+    return Check(
+        "better than chance",
+        math.nan,
+        None,
+        1 / num_classes,
+        "warn",
+        "Accuracy unknown: these volumes were used in training, and the description of the "
+        "model gives no held-out accuracy. A map of a model that guesses shows nothing.",
+    )
 
 
 def described_accuracy(description: ModelDescription, num_classes: int) -> Check | None:
