@@ -325,6 +325,8 @@ def test_what_the_viewer_cannot_show_is_told(monkeypatch) -> None:
         notebook.viewer(small_run(), method="rise")
     with pytest.raises(InputError, match="single map"):
         notebook.viewer(one_map(), method="rise")
+    with pytest.raises(InputError, match=r"load_run\(folder\)\), was given a str"):
+        notebook.viewer("maps")
     monkeypatch.setitem(sys.modules, "ipyniivue", None)
     with pytest.raises(InputError, match=r"g3dvit\[notebook\]"):
         notebook.viewer(one_map())

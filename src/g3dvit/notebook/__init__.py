@@ -133,8 +133,13 @@ def viewer(source: RelevanceMap | RunResult, *, method: str | None = None) -> An
     Raises
     ------
     InputError
-        If the extra is not installed, or the run has no maps of the method.
+        If the extra is not installed, the run has no maps of the method, or the source is neither.
     """
+    if not isinstance(source, RelevanceMap | RunResult):
+        raise InputError(
+            "the viewer takes a map (g3dvit.RelevanceMap.load(file)) or a run "
+            f"(g3dvit.saved_runs.load_run(folder)), was given a {type(source).__name__}"
+        )
     from g3dvit.notebook.niivue import niivue_widget
 
     return niivue_widget(source, method)
