@@ -30,6 +30,8 @@ from g3dvit.train.report import balanced_accuracy
 
 SHAPE, T_R = (9, 7, 8), 2.0
 PLACE = (2, 4, 5)  # voxel of the planted signal in the RAS run
+# Around it, neither cubic nor in the middle: a third of the spheres, for tests of the whole.
+CORE = (slice(0, 5), slice(1, 7), slice(2, 8))
 MODEL = ModelDescription(
     factory="none:None",
     class_names=("rest", "task"),
@@ -44,8 +46,12 @@ def save_run(
     axcodes: str = "RAS",
     seed: int = 1,
     strength: float = 1.5,
+    core: bool = False,
 ) -> tuple[Path, Path]:
-    """Write a run of 12 task blocks with an HRF response in a small ball, and its events."""
+    """Write a run of 12 task blocks with an HRF response in a small ball, and its events.
+
+    With `core` all voxels outside `CORE` are 0, and so no brain.
+    """
     rng = np.random.default_rng(seed)
     n = 12 * 16
     events = pd.DataFrame({"onset": np.arange(12) * 32.0 + 12, "duration": 16.0})
@@ -57,6 +63,9 @@ def save_run(
     ball = (away**2).sum(-1) <= 1
     data[ball] += (strength * response).astype(np.float32)
     affine = nib.affines.from_matvec(np.diag([3.0, 4.0, 3.0]), [-20, -11, 7])
+    if core:
+        whole, data = data, np.zeros_like(data)
+        data[CORE] = whole[CORE]
     image = nib.Nifti1Image(data, affine)
     if axcodes != "RAS":
         image = nib.Nifti1Image.from_image(image).as_reoriented(
@@ -320,7 +329,7 @@ def test_always_saying_the_commoner_class_is_chance() -> None:
 # -- the whole ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("axcodes", ["RAS", "LAS"])
 def test_all_three_find_the_planted_place_in_mm(tmp_path: Path, axcodes: str) -> None:
-    source = source_of(save_run(tmp_path, axcodes=axcodes))
+    source = source_of(save_run(tmp_path, axcodes=axcodes, core=True))
     found = run_baseline(
         source, MODEL, settings=BaselineSettings(n_folds=3, radius_mm=5, searchlight_minutes=5)
     )
@@ -341,7 +350,7 @@ def test_all_three_find_the_planted_place_in_mm(tmp_path: Path, axcodes: str) ->
 
 
 def test_without_signal_all_are_at_chance(tmp_path: Path) -> None:
-    source = source_of(save_run(tmp_path, strength=0.0, seed=8))
+    source = source_of(save_run(tmp_path, strength=0.0, seed=8, core=True))
     found = run_baseline(source, MODEL, settings=BaselineSettings(n_folds=3, radius_mm=5))
     whole = found.table[found.table["fold"] == "all"].set_index("approach")
     for name in ("linear", "glm"):
@@ -410,7 +419,8 @@ def test_labels_only_and_resuming(tmp_path: Path) -> None:
     rows = ["participant_id\tgroup"]
     paths = []
     for number in range(8):
-        data = rng.normal(0, 1, (*SHAPE, 6)).astype(np.float32) + 50
+        data = np.zeros((*SHAPE, 6), np.float32)
+        data[CORE] = rng.normal(0, 1, (*data[CORE].shape,)).astype(np.float32) + 50
         data[PLACE] += 2.0 * (number % 2)
         path = tmp_path / f"sub-{number:02d}_bold.nii.gz"
         nib.save(nib.Nifti1Image(data, np.diag([3.0, 4, 3, 1])), path)
