@@ -47,8 +47,9 @@ SHIFT_ROWS: tuple[Method, ...] = (
         name="shift_averaged_local",
         title="shift-averaged relevance against the surroundings",
         function=shift_averaged,
-        equation="as shift_averaged_gamma, with R_v = s_v (x_v - r_q) where the model normalises "
-        "patches: s_v the slope at the voxel (gates frozen), r_q the median level around patch q",
+        equation="R_p = sum_{v in p} mean_s F_s(v + s), F_s as in shift_averaged_gamma with "
+        "R_v = s_v (x_v - r_q) where the model normalises patches: s_v the slope at the voxel "
+        "(gates frozen), r_q the median level around patch q",
         paper="G3D-ViT, docs/methods.md; averaged over shifts as in DAVE 2026",
         url="https://arxiv.org/abs/2602.06613",
         cost="about 40 (F + B)",

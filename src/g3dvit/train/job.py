@@ -146,6 +146,7 @@ def train_model(
         vit_pytorch=_vit_pytorch_version(factory),
     )
     trainer = _Trainer(samples, description, fitting, seed, torch_device, linear, progress)
+    told = (output, samples.class_names, unit)
     with output_folder(output, overwrite=overwrite) as folder:
         reports, tables = [], []
         for number, fold in enumerate(folds, start=1):
@@ -155,20 +156,10 @@ def train_model(
             reports.append(report)
             tables.append(table)
             place = folder if len(folds) == 1 else folder / f"fold-{number}"
-            alone = TrainingReport(
-                output,
-                samples.class_names,
-                unit,
-                (report,),
-                table,
-                refitted=False,
-                permuted=permute,
-            )
+            alone = TrainingReport(*told, (report,), table, refitted=False, permuted=permute)
             trainer.save(place, model, decoder, fold.train, alone)
         whole = TrainingReport(
-            output,
-            samples.class_names,
-            unit,
+            *told,
             tuple(reports),
             pd.concat(tables, ignore_index=True),
             refitted=refit and len(folds) > 1,
