@@ -25,6 +25,7 @@ from g3dvit.regions import (
     regions_of_run,
 )
 from g3dvit.regions.spaces import check_space, space_of
+from g3dvit.regions.write import write_regions
 from g3dvit.saved_runs import load_run, save_table
 from g3dvit.shown import Parcellation
 
@@ -65,6 +66,33 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr("g3dvit.outputs._write_figures", lambda *_: [])
         save(small_run(), folder)
     return folder
+
+
+def test_numbers_of_a_failed_map_say_so(run_folder: Path, tmp_path: Path) -> None:
+    atlas, options = load_atlas(write_atlas(tmp_path)), RegionOptions(n_surrogates=0)
+    report = regions_of_run(
+        load_run(run_folder), atlas, methods=["token_gradcam", "frozen_gate"], options=options
+    )
+    for table in (*report.tables, *report.courses):
+        failed = "tokengradcam" in table.name
+        assert ("CHECK FAILED, " in table.title) == failed == ("CHECK FAILED: " in table.note)
+    assert any("gradcam" in t.name for t in report.courses)
+    bars = write_regions(report, tmp_path / "out") / "figures"
+    words = {path.name: path.read_text() for path in bars.glob("*.svg")}
+    assert all(("CHECK FAILED" in text) == ("tokengradcam" in n) for n, text in words.items())
+    assert len(words) == 4
+    path = next((run_folder / "class_means").glob("*res-patch*gradcam*.nii.gz"))
+    tables = regions_of_maps([path], atlas, options=options).tables
+    assert all("CHECK FAILED, " in t.title and "CHECK FAILED: " in t.note for t in tables)
+    # The same map twice, the second of a model at chance: a check of the run, not of the map.
+    good = RelevanceMap.load(next((run_folder / "class_means").glob("*res-patch*frozen*.nii.gz")))
+    told = {"name": "model_at_chance", "sentence": "it is at chance.", "verdict": "fail"}
+    good.save(tmp_path / "a.nii.gz")
+    replace(good, metadata={**good.metadata, "run_checks": [told]}).save(tmp_path / "b.nii.gz")
+    two = [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"]
+    note = regions_of_maps(two, atlas, options=options).tables[0].note
+    assert note.startswith("CHECK FAILED in 1 of 2 maps. CHECK FAILED: model_at_chance: it is at")
+    assert "FAILED" not in regions_of_maps(two[:1], atlas, options=options).tables[0].note
 
 
 def test_the_command_adds_tables_to_a_run_and_the_page_shows_them(

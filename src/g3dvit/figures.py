@@ -33,7 +33,6 @@ from g3dvit.report.figure_maps import (
     glass_figure,
     mosaic_figure,
     plain_background,
-    stamp_in,
     surface_figure,
 )
 from g3dvit.report.figure_numbers import (
@@ -45,7 +44,7 @@ from g3dvit.report.figure_numbers import (
     time_course_figure,
 )
 from g3dvit.report.figures import comparison_figure
-from g3dvit.report.words import has_template_space, millimetres, stamp_of
+from g3dvit.report.words import has_template_space, millimetres, stamp_in, stamp_of
 from g3dvit.run_result import ClassMean, MapSet, RunResult
 from g3dvit.saved_runs import load_run
 from g3dvit.shown import Background, mni_template

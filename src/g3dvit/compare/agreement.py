@@ -154,7 +154,14 @@ def highest(values: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
     """Return which places surely belong to the highest share, (..., places).
 
     Where places are tied across the border (as the 0 of a thresholded map), none of them does.
+
+    Raises
+    ------
+    InputError
+        If the share is not above 0 and below 1.
     """
+    if not 0 < share < 1:
+        raise InputError(f"a share is above 0 and below 1, was given {share}")
     return np.asarray(_membership(values, share) > 1 - 1e-9)
 
 

@@ -15,7 +15,6 @@ from scipy import ndimage
 
 from g3dvit.compare.agreement import highest
 from g3dvit.compare.job import Comparison
-from g3dvit.errors import InputError
 from g3dvit.regions import RegionWeights, region_weights
 from g3dvit.regions.clusters import composition
 from g3dvit.shown import Parcellation
@@ -67,8 +66,6 @@ def clusters_both_ways(
     InputError
         If the share is not above 0 and below 1.
     """
-    if not 0 < share < 1:
-        raise InputError(f"a share is above 0 and below 1, was given {share}")
     weights = None if atlas is None else region_weights(atlas, comparison.relevance.grid)
     both = [_on_grid(values, comparison.places) for values in comparison.values]
     tops = [_on_grid(highest(v, share), comparison.places) > 0 for v in comparison.values]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from g3dvit.compare.agreement import highest
 from g3dvit.compare.job import Comparison
 from g3dvit.report.drawing import (
+    FAILED,
     Shown,
     anatomy_of,
     draw_colour_bar,
@@ -17,7 +18,7 @@ from g3dvit.report.drawing import (
     framed,
     new_figure,
 )
-from g3dvit.report.words import NOT_BOLD, plain_text, wrapped
+from g3dvit.report.words import NOT_BOLD, plain_text, stamp_in, wrapped
 from g3dvit.shown import Background
 
 if TYPE_CHECKING:
@@ -72,8 +73,10 @@ def comparison_with_reference(comparison: Comparison, background: Background) ->
         + " ".join(f"{warning[:1].upper()}{warning[1:]}." for warning in comparison.warnings)
     )
     figure.text(0.02, 0.015, wrapped(words, 165), size=8, color="#444", va="bottom")
-    title = f"{comparison.name} and {comparison.reference_name}"
-    figure.text(0.02, 0.975, plain_text(title), size=14, weight="bold", va="top")
+    failed = bool(stamp_in(comparison.relevance.metadata))
+    title = f"{comparison.name} and {comparison.reference_name}" + " (CHECK FAILED)" * failed
+    colour = FAILED if failed else "black"
+    figure.text(0.02, 0.975, plain_text(title), size=14, weight="bold", va="top", color=colour)
     return figure
 
 

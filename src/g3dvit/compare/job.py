@@ -28,6 +28,7 @@ from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
 from g3dvit.regions import RegionWeights, region_weights
 from g3dvit.regions.spaces import space_of
+from g3dvit.report.words import stamp_in
 from g3dvit.shown import Parcellation
 
 #: A mirrored reference that agrees this well, and by this much better than as it is, says that
@@ -217,7 +218,8 @@ def compare_reference(
         seed=options.seed,
     )
     mirrored = _mirrored(ground, reference, space, options)
-    warnings = list(ground.warnings)
+    stamp = stamp_in(relevance.metadata)
+    warnings = [*([stamp.removesuffix(".")] if stamp else []), *ground.warnings]
     if mirrored > max(_ALIKE, abs(found.spearman) + _SUSPICIOUS):
         warnings.append(
             f"{reference.name} agrees better when mirrored ({mirrored:.2f}, as it is "
@@ -296,9 +298,12 @@ def disagreements(
     -------
     DataFrame
         `PLACE_COLUMNS`; at most 10 patches each way, highest first.
+
+    Raises
+    ------
+    InputError
+        If the share is not above 0 and below 1.
     """
-    if not 0 < share < 1:
-        raise InputError(f"a share is above 0 and below 1, was given {share}")
     values, others = comparison.values
     top, other = highest(values, share), highest(others, share)
     ranks = [np.argsort(np.argsort(-v, kind="stable")) + 1 for v in (values, others)]

@@ -12,7 +12,7 @@ from g3dvit.compare.job import CompareOptions, Comparison, compare_reference
 from g3dvit.compare.places import Mask, open_reference
 from g3dvit.errors import ImageError, InputError
 from g3dvit.maps import RelevanceMap
-from g3dvit.report.words import has_template_space
+from g3dvit.report.words import has_template_space, stamp_of
 from g3dvit.saved_runs import load_run
 from g3dvit.shown import Background, mni_template
 from g3dvit.sidecars import stem
@@ -103,7 +103,9 @@ def compare_folder(
         if progress is not None:
             progress(number, len(work), name)
         # The space of a run stands beside its means, not in each.
-        one = replace(mean.patch, metadata={"space": result.space, **mean.patch.metadata})
+        stamp = stamp_of([*mean.checks, *result.checks])
+        told = {**mean.patch.metadata, "stamp": stamp}
+        one = replace(mean.patch, metadata={"space": result.space, **told})
         found.append(compare_reference(one, reference, name=name, mask=mask, options=options))
     return found
 

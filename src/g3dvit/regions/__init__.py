@@ -10,14 +10,9 @@ from __future__ import annotations
 from g3dvit.regions.atlases import FETCHED, PACKAGED, load_atlas, load_mask
 from g3dvit.regions.chance import coarse_blocks
 from g3dvit.regions.clusters import CLUSTER_COLUMNS, cluster_table, threshold_of
+from g3dvit.regions.described import ClusterOptions
 from g3dvit.regions.families import Merged, merge_small
-from g3dvit.regions.job import (
-    ClusterOptions,
-    RegionReport,
-    regions_of_maps,
-    regions_of_run,
-    table_names,
-)
+from g3dvit.regions.job import RegionReport, regions_of_maps, regions_of_run, table_names
 from g3dvit.regions.tables import (
     BY_MAP_COLUMNS,
     COLUMNS,

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from g3dvit.errors import InputError
@@ -20,58 +19,29 @@ from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
 from g3dvit.nifti import nifti_stem
 from g3dvit.plain import unique_names
-from g3dvit.regions.clusters import CLUSTER_COLUMNS, cluster_table, patches_of, threshold_of
-from g3dvit.regions.families import MERGED_COLUMNS, Merged, merge_small
-from g3dvit.regions.sources import check_alike, load_map, mean_over_time
+from g3dvit.regions.described import (
+    ClusterOptions,
+    stamped,
+    table_by_subject,
+    table_of_clusters,
+    table_of_course,
+    table_of_regions,
+)
+from g3dvit.regions.families import Merged, merge_small
+from g3dvit.regions.sources import check_alike, load_map, mean_over_time, stamp_of_maps
 from g3dvit.regions.spaces import check_space, space_of
 from g3dvit.regions.tables import (
-    BY_MAP_COLUMNS,
-    COLUMNS,
     RegionOptions,
     default_mask,
-    region_means,
     tables_by_map,
 )
 from g3dvit.regions.units import note_of, units_of
 from g3dvit.regions.weights import RegionWeights, region_weights
+from g3dvit.report.words import stamp_of
 from g3dvit.run_result import ClassMean, MapSet, RunResult
 from g3dvit.shown import Parcellation, ResultTable
 
 Progress = Callable[[int, int, str], None]
-
-_COURSE_COLUMNS = {
-    "run": "Run",
-    "time_point": "Volume of the run, from 0",
-    "onset_s": "When it began, in s from the first volume of the run",
-    "target": "What the map of this volume explains; evidence for it is positive",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterOptions:
-    """How clusters are cut out.
-
-    Parameters
-    ----------
-    threshold
-        Absolute, in units of the map; None takes the percentile.
-    percentile
-        Of |values| inside the mask, 0 to 100.
-
-    Raises
-    ------
-    InputError
-        If one of the two is outside its range.
-    """
-
-    threshold: float | None = None
-    percentile: float = 95.0
-
-    def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 < self.threshold < np.inf:
-            raise InputError(f"a threshold of clusters is above 0, was given {self.threshold:g}")
-        if not 0 <= self.percentile <= 100:
-            raise InputError(f"a percentile is 0 to 100, was given {self.percentile:g}")
 
 
 _JUDGED, _CUT = RegionOptions(), ClusterOptions()
@@ -158,18 +128,20 @@ def regions_of_maps(
     note = note_of(frame, atlas, flat[0], options, len(flat), len(units), "subjects")
     note = " ".join((note, *filter(None, spaces)))
     mean = replace(flat[0], data=np.mean([m.data for m in flat], axis=0), companions={})
-    tables = [_regions("regions", f"{title}: {about}", frame, note, merged)]
-    tables.append(_clusters("clusters", title, mean, weights, inside, clusters))
+    tables = [table_of_regions("regions", f"{title}: {about}", frame, note, merged)]
+    tables.append(table_of_clusters("clusters", title, mean, weights, inside, clusters))
     if len(flat) > 1:
-        tables.append(_each("regions-subjects", f"{title}: {about}", each))
+        tables.append(table_by_subject("regions-subjects", f"{title}: {about}", each))
     courses = [
-        _course(f"timecourse-{n + 1}", one, weights, inside, None)
+        table_of_course(f"timecourse-{n + 1}", one, weights, inside, None)
         for n, one in enumerate(loaded)
         if one.n_volumes > 1
     ]
     if progress is not None:
         progress(1, 1, "done")
-    return RegionReport(tuple(tables), tuple(courses), atlas, flat[0].units)
+    stamp = stamp_of_maps(flat)
+    told = tuple(stamped(table, stamp) for table in (*tables, *courses))
+    return RegionReport(told[: len(tables)], told[len(tables) :], atlas, flat[0].units)
 
 
 def regions_of_run(
@@ -240,13 +212,19 @@ def regions_of_run(
         note = f"{note} {space}".strip()
         if maps.display_only:
             note = f"This map is made to be looked at; take statistics from frozen gates. {note}"
+            title = f"{title} (for display)"
         name = names[number]
-        tables.append(_regions(f"regions-{name}", title, frame, note, merged))
-        tables.append(_clusters(f"clusters-{name}", title, mean.patch, weights, inside, clusters))
+        of_mean = [
+            table_of_regions(f"regions-{name}", title, frame, note, merged),
+            table_of_clusters(f"clusters-{name}", title, mean.patch, weights, inside, clusters),
+        ]
         if several:
-            tables.append(_each(f"regions-subjects-{name}", title, each))
+            of_mean.append(table_by_subject(f"regions-subjects-{name}", title, each))
+        stamp = stamp_of([*mean.checks, *result.checks])
+        tables.extend(stamped(table, stamp) for table in of_mean)
     run_names = unique_names([run.name for run in result.inputs], kept="_-")
     for maps in chosen:
+        stamp = stamp_of([*maps.summary, *result.checks])
         for run, label, series in zip(
             result.inputs, run_names, maps.volumes, strict=bool(maps.volumes)
         ):
@@ -255,7 +233,8 @@ def regions_of_run(
             rows = result.predictions
             rows = rows[rows["run"] == run.name] if "run" in rows else rows
             name = f"timecourse-{maps.file_label}-{label}"
-            courses.append(_course(name, series, weights, _mask_on(mask, weights), rows))
+            course = table_of_course(name, series, weights, _mask_on(mask, weights), rows)
+            courses.append(stamped(course, stamp))
     if progress is not None:
         progress(len(means), len(means), "done")
     units_told = {maps.units for maps, _ in means}
@@ -265,26 +244,6 @@ def regions_of_run(
 
 def _merged(atlas: Parcellation, one: RelevanceMap, options: RegionOptions) -> Merged | None:
     return merge_small(atlas, float(np.prod(one.resolution_mm))) if options.merge_small else None
-
-
-def _regions(
-    name: str, title: str, frame: pd.DataFrame, note: str, merged: Merged | None
-) -> ResultTable:
-    """Return a table of regions, with the parts of those that were merged."""
-    columns = COLUMNS
-    if merged is not None:
-        note = f"{merged.words()} {note}"
-        frame = merged.with_parts(frame)
-        columns = {**COLUMNS, **MERGED_COLUMNS}
-    return ResultTable(name, title, "regions", frame, note, {c: columns[c] for c in frame.columns})
-
-
-def _each(name: str, title: str, frame: pd.DataFrame) -> ResultTable:
-    note = (
-        "Each subject's own map; the table of regions has their mean and, as z, the sum of these z "
-        "over the root of the number of subjects (Stouffer)."
-    )
-    return ResultTable(name, f"By subject, {title}", "regions", frame, note, BY_MAP_COLUMNS)
 
 
 def table_names(result: RunResult, *, methods: Sequence[str] = ()) -> list[str]:
@@ -328,58 +287,3 @@ def _mask_on(
     )
     share = region_weights(region, weights.grid).labelled_share
     return np.asarray(share.reshape(weights.grid.shape) >= 0.1)
-
-
-def _clusters(
-    name: str,
-    title: str,
-    mean: RelevanceMap,
-    weights: RegionWeights,
-    inside: NDArray[np.bool_],
-    options: ClusterOptions,
-) -> ResultTable:
-    threshold = options.threshold
-    if threshold is None:
-        threshold = threshold_of(mean, inside, percentile=options.percentile)
-        rule = f"the {options.percentile:g}th percentile of |values| inside the mask"
-    else:
-        rule = "as given"
-    if threshold > 0:
-        frame = cluster_table(mean, threshold=threshold, weights=weights, mask=inside)
-    else:
-        frame = pd.DataFrame(columns=list(CLUSTER_COLUMNS))
-    edges = " x ".join(f"{v:g}" for v in mean.resolution_mm)
-    note = (
-        f"Clusters with |value| of at least {threshold:.3g} {mean.units} ({rule}), which is for "
-        f"display and no test. Places are centres of patches: they are known to half of {edges} mm."
-    )
-    if patches_of(mean) is None:
-        note += (
-            " Nothing tells where the patches of this map lie: they are taken to begin at its first"
-            " voxel, and places may be off by half a patch more; the map on the patch grid"
-            " (res-patch) tells."
-        )
-    return ResultTable(name, f"Clusters of {title}", "regions", frame, note, CLUSTER_COLUMNS)
-
-
-def _course(
-    name: str,
-    series: RelevanceMap,
-    weights: RegionWeights,
-    inside: NDArray[np.bool_],
-    rows: pd.DataFrame | None,
-) -> ResultTable:
-    """Return the mean of every region in every volume."""
-    values = np.asarray(series.data, dtype=np.float64).reshape(-1, series.n_volumes).T
-    means = region_means(weights.within(inside), values)
-    frame = pd.DataFrame(
-        means, columns=[f"{n}: {w}" for n, w in zip(weights.index, weights.names, strict=True)]
-    )
-    if rows is not None and len(rows) == len(frame):
-        kept = [c for c in _COURSE_COLUMNS if c in rows]
-        frame = pd.concat([rows[kept].reset_index(drop=True), frame], axis=1)
-    else:
-        frame.insert(0, "time_point", np.arange(len(frame)))
-    columns = {c: _COURSE_COLUMNS.get(c, f"Mean relevance in region {c}") for c in frame.columns}
-    note = "A time point follows its stimulus by seconds; neighbours in time are not independent."
-    return ResultTable(name, "Time course of regions", "regions", frame, note, columns)

@@ -12,6 +12,7 @@ import numpy as np
 from g3dvit.errors import GridError, ImageError, InputError
 from g3dvit.maps import RelevanceMap
 from g3dvit.nifti import nifti_stem
+from g3dvit.report.words import stamp_in
 
 
 def load_map(path: Path) -> RelevanceMap:
@@ -64,3 +65,11 @@ def mean_over_time(one: RelevanceMap) -> RelevanceMap:
     if one.data.ndim == 3:
         return one
     return replace(one, data=one.data.mean(axis=3), companions={}, t_r=None)
+
+
+def stamp_of_maps(maps: Sequence[RelevanceMap]) -> str | None:
+    """Return what to stamp on numbers of these maps; None where no check of any failed."""
+    found = [stamp for one in maps if (stamp := stamp_in(one.metadata))]
+    if len(maps) == 1 or not found:
+        return found[0] if found else None
+    return f"CHECK FAILED in {len(found)} of {len(maps)} maps. {found[0]}"

@@ -7,7 +7,6 @@ otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -328,9 +327,3 @@ def resolution_words(relevance: RelevanceMap) -> str:
 def plain_background(grid: ImageGrid) -> Background:
     """Return an empty picture of a grid, for maps without any."""
     return Background(np.zeros(grid.shape, np.float32), grid, "none")
-
-
-def stamp_in(metadata: Any) -> str | None:
-    """Return the stamp that a map's sidecar carries."""
-    stamps: Sequence[Any] = [metadata.get("stamp"), *(metadata.get("stamps") or [])]
-    return next((str(stamp) for stamp in stamps if stamp), None)

@@ -239,9 +239,11 @@ def region_bars_figure(
     flagged = flagged.iloc[np.argsort(-flagged["mean"].abs().to_numpy(float), kind="stable")]
     rows = pd.concat([ranked, flagged.head(small)])
     is_small = np.arange(len(rows)) >= len(ranked)
-    figure = new_figure(9.6, 2.1 + 0.27 * len(rows) + (0.15 if is_small.any() else 0))
+    heading = wrapped(short_name(title, 180), 92) if title else "Regions"
+    further = 0.2 * heading.count("\n")  # inches of a second line
+    figure = new_figure(9.6, 2.1 + further + 0.27 * len(rows) + (0.15 if is_small.any() else 0))
     height = figure.get_figheight()
-    axes = figure.add_axes((0.32, 1.1 / height, 0.5, 1 - 1.9 / height))
+    axes = figure.add_axes((0.32, 1.1 / height, 0.5, 1 - (1.9 + further) / height))
     # A gap between what is ranked and what is not.
     place = -(np.arange(len(rows)) + 0.6 * is_small)
     mean = rows["mean"].to_numpy(dtype=float)
@@ -282,10 +284,9 @@ def region_bars_figure(
         f"of the volume, 1 is what size alone gives. {NOT_BOLD}"
     )
     figure.text(0.02, 0.06 / height, wrapped(words, 150), size=7.5, color="#444", va="bottom")
-    heading = short_name(title, 96) if title else "Regions"
     figure.text(0.02, 1 - 0.14 / height, heading, size=12, weight="bold", va="top")
     subtitle = f"effective resolution {told}"
-    figure.text(0.02, 1 - 0.42 / height, subtitle, size=9.5, color="#444", va="top")
+    figure.text(0.02, 1 - (0.42 + further) / height, subtitle, size=9.5, color="#444", va="top")
     return figure
 
 

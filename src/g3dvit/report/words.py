@@ -6,7 +6,8 @@ What a map shows and what it does not, what each method computes, and a methods 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from g3dvit import __version__
 from g3dvit.run_result import CheckLike, ClassMean, MapSet, RunResult
@@ -183,6 +184,17 @@ def stamp_of(checks: Sequence[CheckLike]) -> str | None:
     """Return the words to stamp across a map; None where no check failed."""
     failed = [f"{check.name}: {check.sentence}" for check in checks if check.verdict == "fail"]
     return "CHECK FAILED: " + " | ".join(failed) if failed else None
+
+
+def stamp_in(metadata: Mapping[str, Any]) -> str | None:
+    """Return the stamp that a map's sidecar carries, for checks of the map and of its run."""
+    stamps = [metadata.get("stamp"), *(metadata.get("stamps") or [])]
+    failed = [
+        f"CHECK FAILED: {check['name']}: {check['sentence']}"
+        for check in metadata.get("run_checks") or []
+        if check.get("verdict") == "fail"
+    ]
+    return next((str(stamp) for stamp in [*stamps, *failed] if stamp), None)
 
 
 def shows(result: RunResult, maps: MapSet, mean: ClassMean | None = None) -> str:
