@@ -36,7 +36,7 @@ def explain_shifts(batch: Context) -> None:
 
 def _explain(batch: Context, name: str) -> None:
     gamma = batch.option(name, "gamma") if "gamma" in METHODS[name].arguments else 0.0
-    local = name == "shift_averaged_local"
+    local = METHODS[name].against_surroundings
     shifts = choose_shifts(batch.option(name, "shifts"), batch.geometry.patch_size)
     errors = torch.zeros(batch.found.scores.shape)
 

@@ -166,12 +166,11 @@ class ModelMaps:
     def _explain(
         self, method: str, which: slice, weighting: str = "mean", x: Tensor | None = None
     ) -> Explanation:
-        options: dict[str, Any] = {}
-        if method == "frozen_gate_gamma":
-            options["gamma"] = self.settings.gamma
-        averages = METHODS[method].source == "input" and method != "gradient_x_input"
-        if averages or method == "frozen_gate_noise":
-            options["samples"] = self.settings.samples
+        settings = self.settings
+        known = {"gamma": settings.gamma, "shifts": settings.shifts, "samples": settings.samples}
+        options: dict[str, Any] = {
+            name: value for name, value in known.items() if name in METHODS[method].arguments
+        }
         references = None
         if method == "integrated_gradients":
             references = self.references.mean(axis=0, keepdims=True)
@@ -225,16 +224,7 @@ class ModelMaps:
         return self.of_voxels(torch.cat(maps), float(np.concatenate(kept).mean()))
 
     def _local(self, count: int) -> Made:
-        found: Explanation = self.explainer.explain(
-            self._inputs(slice(0, count)),
-            "shift_averaged_local",
-            target="label",
-            labels=self.drawn.labels[:count].tolist(),
-            score="log_odds",
-            shifts=self.settings.shifts,
-            gamma=self.settings.gamma,
-            batch_size=self.settings.batch_size,
-        )
+        found = self._explain("shift_averaged_local", slice(0, count))
         kept = [c.value for row in found.checks for c in row if c.name == "kept shifts"]
         return self.of_voxels(_voxels(found), self.settings.shifts * float(np.mean(kept)))
 

@@ -61,6 +61,8 @@ class Method:
         Its own values of `arguments` that are None unless told.
     display_only
         True if its maps are made to be looked at: statistics on them find what is not there.
+    against_surroundings
+        True if voxels are told against the level around their patch, not against its mean.
     """
 
     name: str
@@ -80,3 +82,4 @@ class Method:
     units: str = ""
     defaults: Mapping[str, float] = field(default_factory=dict)
     display_only: bool = False
+    against_surroundings: bool = False

@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from g3dvit.methods.row import Method
 from g3dvit.methods.shift_averaged import shift_averaged
+
+_GAMMA = Method(
+    name="shift_averaged_gamma",
+    title="shift-averaged relevance with the gamma rule",
+    function=shift_averaged,
+    equation="R_p = sum_{v in p} mean_s F_s(v + s), F_s(v) = R_q max(R_v, 0) / sum_{u in q} "
+    "max(R_u, 0) for v in q if R_q > 0, else R_q / |q| (gamma rule at x shifted by s)",
+    paper="DAVE 2026, the idea of averaging over shifts; frozen gates with the gamma rule",
+    url="https://arxiv.org/abs/2602.06613",
+    cost="about 40 (F + B)",
+    source="shifts",
+    space="voxel",
+    signed=True,
+    class_specific=True,
+    linear=False,
+    complete=False,
+    arguments=("shifts", "gamma"),
+    defaults={"gamma": 0.5},
+    display_only=True,
+)
 
 SHIFT_ROWS: tuple[Method, ...] = (
     Method(
@@ -24,43 +46,15 @@ SHIFT_ROWS: tuple[Method, ...] = (
         arguments=("shifts",),
         display_only=True,
     ),
-    Method(
-        name="shift_averaged_gamma",
-        title="shift-averaged relevance with the gamma rule",
-        function=shift_averaged,
-        equation="R_p = sum_{v in p} mean_s F_s(v + s), F_s(v) = R_q max(R_v, 0) / sum_{u in q} "
-        "max(R_u, 0) for v in q if R_q > 0, else R_q / |q| (gamma rule at x shifted by s)",
-        paper="DAVE 2026, the idea of averaging over shifts; frozen gates with the gamma rule",
-        url="https://arxiv.org/abs/2602.06613",
-        cost="about 40 (F + B)",
-        source="shifts",
-        space="voxel",
-        signed=True,
-        class_specific=True,
-        linear=False,
-        complete=False,
-        arguments=("shifts", "gamma"),
-        defaults={"gamma": 0.5},
-        display_only=True,
-    ),
-    Method(
+    _GAMMA,
+    replace(
+        _GAMMA,
         name="shift_averaged_local",
         title="shift-averaged relevance against the surroundings",
-        function=shift_averaged,
         equation="R_p = sum_{v in p} mean_s F_s(v + s), F_s as in shift_averaged_gamma with "
         "R_v = s_v (x_v - r_q) where the model normalises patches: s_v the slope at the voxel "
         "(gates frozen), r_q the median level around patch q",
         paper="G3D-ViT, docs/methods.md; averaged over shifts as in DAVE 2026",
-        url="https://arxiv.org/abs/2602.06613",
-        cost="about 40 (F + B)",
-        source="shifts",
-        space="voxel",
-        signed=True,
-        class_specific=True,
-        linear=False,
-        complete=False,
-        arguments=("shifts", "gamma"),
-        defaults={"gamma": 0.5},
-        display_only=True,
+        against_surroundings=True,
     ),
 )
