@@ -188,6 +188,22 @@ class Wrapped(nn.Module):
         return self.after(self.model(self.before(x)))
 
 
+def of_the_batch(x):
+    """A batch normalisation without running statistics."""
+    return torch.nn.functional.batch_norm(x, None, None, training=True)
+
+
+class TokenBatchNorm(nn.Module):
+    """Features of all tokens of all volumes, normalised together."""
+
+    def forward(self, x):
+        return of_the_batch(x.transpose(1, 2)).transpose(1, 2)
+
+
+def batch_norm_at_the_end(model):
+    model.norm = TokenBatchNorm()
+
+
 def standardised(x):
     return (x - x.mean((1, 2, 3, 4), keepdim=True)) / x.std((1, 2, 3, 4), keepdim=True)
 
@@ -399,6 +415,18 @@ CASES: dict[str, Case] = {
     "amplitude of the volume": Case(
         lambda: Wrapped(drifted(BASE), before=standardised), "amplitude blindness",
         verdict="warn", says="of the volume",
+    ),
+    # the volumes beside it
+    **_both(
+        "statistics of the batch at the input",
+        lambda r: Case(
+            lambda: Wrapped(drifted(r), before=of_the_batch), "batch dependence", recipe=r,
+            says="BatchNorm",
+        ),
+    ),
+    **_both(
+        "statistics of the batch at the last norm",
+        lambda r: Case(changed(r, batch_norm_at_the_end), "batch dependence", recipe=r),
     ),
     # numbers
     **_both(

@@ -19,6 +19,7 @@ from g3dvit.checks import not_applicable, worst
 from g3dvit.errors import InputError
 from g3dvit.explain import CHECKS, Explainer
 from g3dvit.run.checks import carry_over, input_blind_check
+from g3dvit.seen import batch_check
 from small_models import ExplicitAttention
 from test_methods import vit
 
@@ -185,9 +186,9 @@ def test_further_checks_are_made_on_request_only_and_by_their_names():
     assert every[: len(plain)] == plain
     assert sorted(every[len(plain) :]) == sorted(
         ["float64 agreement", "jitter", "class-blind", "amplitude blindness", "invisible patches",
-         "attention steering", "input-blind"]
+         "attention steering", "batch dependence", "input-blind"]
     )  # fmt: skip
-    assert len(CHECKS) == 7
+    assert len(CHECKS) == 8
     with pytest.raises(InputError, match="there is no check 'beauty'"):
         explainer.explain(x, check="beauty")
 
@@ -221,3 +222,29 @@ def test_the_user_s_mask_says_what_is_brain():
     part[:, 4:8, :4, :] = 1
     assert explainer.check(x, result, "invisible", brain=part)[0][0].value == pytest.approx(0.5)
     assert explainer.check(x, result, "invisible")[0][0].value == pytest.approx(0)  # background
+
+
+def test_batch_dependence_is_the_change_by_the_volume_beside_it():
+    model = vit()
+    geometry = Explainer(model, (1, 8, 6, 15)).geometry
+    x = torch.randn(1, 1, 8, 6, 15, generator=torch.Generator().manual_seed(0))
+    good = batch_check(model, x, geometry)
+    assert good.verdict == "pass" and good.value < 1e-5
+
+    def leaning(volumes, share=0.01):
+        z = model(volumes)
+        return z + share * (z.flip(0) - z)  # a hundredth of the way to its neighbour's
+
+    both = torch.cat([x, x.flip((2, 3, 4)), 2 * x.flip((2, 3, 4)) + x.std()])
+    with torch.no_grad():
+        alone, mirrored, companion = (model(one) for one in both.split(1))
+    expected = 0.01 * (companion - alone).norm() / (mirrored - alone).norm()
+    assert batch_check(leaning, x, geometry).value == pytest.approx(float(expected), rel=1e-3)
+    assert batch_check(leaning, x, geometry).verdict == "warn"
+
+    def single(volumes):
+        if len(volumes) > 1:
+            raise RuntimeError("one at a time")
+        return model(volumes)
+
+    assert "one volume at a time" in batch_check(single, x, geometry).sentence

@@ -27,12 +27,13 @@ from g3dvit.explain_request import Request
 from g3dvit.explanation import Explanation
 from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS, Weighting
-from g3dvit.seen import amplitude_check, invisible_checks, jittered
+from g3dvit.seen import amplitude_check, batch_check, invisible_checks, jittered
 from g3dvit.targets import Chosen, num_classes, resolve_score, score_batch
 
 #: Names for ``check=``; all of them are made on the first batch of a run.
 CHECKS = (
     "float64", "jitter", "class_blind", "input_blind", "amplitude", "invisible", "steering",
+    "batch",
 )  # fmt: skip
 _JITTER = 1e-3
 _SEES_CONSTANTS = "the model does not normalise each patch, so that it sees constant ones too"
@@ -126,6 +127,12 @@ def further_checks(
                 add(name, [strength] * len(x))
             if "invisible" in checks:
                 add(name, hidden)
+    if "batch" in checks:
+        half = x.dtype in (torch.bfloat16, torch.float16)
+        run, one = (wider(network, torch.float32), x[:1].float()) if half else (network, x[:1])
+        dependence = batch_check(run, one, geometry)
+        for name in methods:
+            add(name, [dependence] * len(x))
     if "steering" in checks:
         gates = [name for name in methods if METHODS[name].source in _GATES]
         if gates:

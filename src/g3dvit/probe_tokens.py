@@ -239,8 +239,9 @@ def _grid(
         moved = tracer.moved(axis, [0])[tracer.answers].sort(descending=True).values
         if float(moved[0]) < 1e-6:
             raise GeometryError(
-                f"the first plane of axis {axis} feeds no token: the model crops its input; give "
-                "it what it keeps, so that patches begin where the input begins"
+                f"the first plane of axis {axis} feeds no token: the model crops its input, or "
+                "sets its outermost planes to one value; give it what it keeps, so that patches "
+                "begin where the input begins, and mask volumes before they reach the model"
             )
         first.append(moved)
     # A plane may move some of its tokens much more than others. Where tokens of other planes do

@@ -68,6 +68,35 @@ def amplitude_check(run: Run, x: Tensor, geometry: Geometry) -> tuple[Check, boo
     return diagnose.check_amplitude(float((whole - z).norm()) / size, by_patch=by_patch), by_patch
 
 
+def batch_check(run: Run, x: Tensor, geometry: Geometry) -> Check:
+    """Judge whether what a model says of a volume depends on the volumes beside it.
+
+    Parameters
+    ----------
+    run, geometry
+        As for `amplitude_check`.
+    x : (1, ...)
+        One input. Its mirror image is put beside it, with twice the amplitude and another level:
+        were they the same, statistics of the batch would be those of the input.
+
+    Returns
+    -------
+    Check
+        Change of the outputs, over what mirroring changes (at least 1 % of the outputs, so that
+        rounding stays small); not applicable to a model that takes one volume at a time.
+    """
+    mirrored = x.flip([axis + 1 for axis in geometry.spatial_axes])
+    alone, other = _outputs(run, x), _outputs(run, mirrored)
+    try:
+        beside = _outputs(run, torch.cat([x, 2 * mirrored + x.std()]))[: len(x)]
+    except RuntimeError:
+        return not_applicable("batch dependence", "the model takes one volume at a time")
+    size = max(float((other - alone).norm()), 1e-2 * float(alone.norm()))
+    if not size > 0:
+        return not_applicable("batch dependence", "the model's outputs are all 0")
+    return diagnose.check_batch(float((beside - alone).norm()) / size)
+
+
 def invisible_checks(
     run: Run,
     x: Tensor,

@@ -44,6 +44,7 @@ jitter               the same of x and x + noise of 1e-3 of each patch's sd    <
 class-blind          the same of the explained class and the runner-up         > 0.98    > 0.9
 input-blind          the same of different volumes, mean over pairs            > 0.98    > 0.9
 amplitude blindness  change of the outputs, 2 x + 1 over x mirrored            -         < 1e-3
+batch dependence     change of the outputs beside another volume, over mirrored  > 0.05  > 1e-3
 invisible patches    share of constant patches, if patches are normalised      > 0.5     > 0.1
 attention steering   |g_full - g_frozen| / |g_full| at the voxels              -         -
 better than chance   lower end of the interval of the balanced accuracy        <= chance -
@@ -68,6 +69,7 @@ from g3dvit.checks import Check, Verdict, judge, not_applicable, worst
 from g3dvit.diagnose.compare import (
     agreement_float64,
     check_amplitude,
+    check_batch,
     check_invisible,
     check_jitter,
     check_steering,
@@ -128,6 +130,7 @@ __all__ = [
     "cancelling",
     "centring",
     "check_amplitude",
+    "check_batch",
     "check_cancelling",
     "check_centring",
     "check_completeness",

@@ -153,6 +153,30 @@ def check_amplitude(value: float, *, by_patch: bool) -> Check:
     return Check(name, value, limit, None, "pass" if seen else "warn", sentence)
 
 
+def check_batch(value: float) -> Check:
+    """Judge how much the outputs for a volume change with another volume beside it.
+
+    Parameters
+    ----------
+    value
+        That change over the change when the volume is mirrored.
+    """
+    return judge(
+        "batch dependence",
+        value,
+        1e-3,
+        0.05,
+        (
+            "What the model says of a volume does not depend on the volumes beside it",
+            "What the model says of a volume depends a little on the volumes that are run with it",
+            "What the model says of a volume depends on the volumes that are run with it, and so "
+            "do its maps: a layer uses statistics of the batch (such as BatchNorm without running "
+            "statistics). Give that layer fixed statistics",
+        ),
+        low_is_bad=False,
+    )
+
+
 def check_invisible(value: float) -> Check:
     """Judge the share of patches in the brain that a model with normalised patches cannot see."""
     return judge(

@@ -31,7 +31,7 @@ _FIRST_BATCH = 2
 #: Made on the first batch. Whether maps differ between volumes is judged over the whole run.
 FIRST_CHECKS = ("float64", "jitter", "class_blind", "steering")
 #: Of the model and its volumes, whatever the method: made once.
-VOLUME_CHECKS = ("amplitude", "invisible")
+VOLUME_CHECKS = ("amplitude", "invisible", "batch")
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int, str], None]
@@ -176,8 +176,8 @@ class Job:
         """Return further checks of the first volumes; what is the model's own is told once."""
         one = next(iter(results.values()))
         seen = self.explainer.check(x, one, VOLUME_CHECKS, brain=self.brain)
-        amplitude, invisible = zip(*seen, strict=True)
-        self.model_checks = amplitude[:1]
+        amplitude, invisible, dependence = zip(*seen, strict=True)
+        self.model_checks = (amplitude[0], dependence[0])
         return {
             name: [
                 (*row, hidden)
