@@ -19,7 +19,8 @@ NIIVUE_VARIABLE = "G3DVIT_NIIVUE_JS"
 #: Our own, in the order in which they need each other.
 SCRIPTS = (
     *("viewmath.js", "chartmath.js", "surfacemath.js"),
-    *("viewer.js", "surface.js", "chart.js", "tables.js", "panes.js", "alone.js", "page.js"),
+    *("viewer.js", "surface.js", "chart.js", "tables.js", "values.js", "halves.js", "saving.js"),
+    *("panes.js", "alone.js", "page.js"),
 )
 NIIVUE = "niivue/niivue.umd.js"  # version, source and hash: assets/niivue/niivue.json
 

@@ -13,7 +13,9 @@
     sign: scene.rectify ? "positive" : "both", radiological: false, view: "all", blocks: false,
     course: 0,
   };
-  const decoded = new Map(); // of layers, their parts and the atlas: {steps}
+  const held = values.create(scene);
+  const halved = halves.create(held);
+  const saved = saving.create(scene, state, held);
   const images = new Map(); // what NiiVue shows of a layer, one frame
   const OWN_COLOURS = { signed: "Red and blue", positive: "Inferno (values of one sign)" };
   let stage = null; // the viewer; null without WebGL
@@ -25,7 +27,6 @@
   let pending = false;
   let wanted = 0;
   let shown = null; // the layer on the canvas
-  let parts = []; // of the layer: {part, figure, title}
   let place = [0, 0, 0];
 
   start();
@@ -52,8 +53,8 @@
       listen();
       if (scene.layers.some((l) => l.kind === "class mean")) {
         side = panes.create($("pane-sets"), scene, {
-          decode, background: decodeBackground, goTo, unitsOf,
-          stepsOf: (layer) => decoded.get(layer).steps, coloursOf,
+          decode: held.of, background: chosenBackground, goTo, unitsOf,
+          stepsOf: held.steps, coloursOf,
           show: (layer) => {
             if (!only.holds(layer)) chooseFocus(-1);
             showLayer(scene.layers.indexOf(layer), 0);
@@ -234,11 +235,13 @@
       $(axis).onchange = () => goTo(["x", "y", "z"].map((a) => Number($(a).value)));
     }
     $("peak").onclick = goToPeak;
-    $("save-picture").onclick = savePicture;
-    $("save-map").onclick = saveMap;
+    // The canvas with scale, words and stamp: a picture must say what it is when it stands alone.
+    $("save-picture").onclick = () =>
+      saved.picture(onSurface() ? $("cortex") : stage.snapshot(), onSurface());
+    $("save-map").onclick = () => saved.map(scene.layers[state.layer], state.frame);
     $("downloads").addEventListener("click", (event) => {
       const button = event.target.closest("button[data-map]");
-      if (button) saveLayer(scene.layers[Number(button.dataset.map)], null);
+      if (button) saved.map(scene.layers[Number(button.dataset.map)], null);
     });
     $("gl").addEventListener("keydown", keyed, true);
     window.addEventListener("beforeprint", () => { // paper has nothing to unfold
@@ -256,9 +259,9 @@
     stop();
     const layer = scene.layers[number];
     const mine = ++wanted;
-    for (const part of [layer, ...partsOf(layer)]) await decode(part);
+    for (const part of [layer, ...partsOf(layer)]) await held.of(part);
     const series = scene.layers.find((l) => isSeries(l, layer.method, state.course));
-    if (series) await decode(series);
+    if (series) await held.of(series);
     const image = stage ? await imageFor(layer) : null;
     if (mine !== wanted) return; // another map was chosen meanwhile
     state.layer = number;
@@ -276,7 +279,7 @@
     $("frame").disabled = $("play").disabled = single;
     $("frame").max = layer.frames - 1;
     aboutMethod(layer);
-    buildParts(layer);
+    halved.show(layer);
     showFrame(Math.min(frame, layer.frames - 1));
   }
 
@@ -380,7 +383,7 @@
     document.querySelectorAll(".of-slices").forEach((part) => { part.hidden = wanted; });
     if (!wanted) return;
     if (!cortex) {
-      const bytes = await gunzip(scene.surface.data);
+      const bytes = await values.gunzip(scene.surface.data);
       cortex = cortex || surface.create($("cortex"), scene.surface, bytes, goTo);
     }
     projectMap();
@@ -495,7 +498,7 @@
   function moved(mm) {
     place = [mm[0], mm[1], mm[2]];
     const layer = scene.layers[state.layer];
-    if (!layer || !decoded.has(layer)) return;
+    if (!layer || !held.has(layer)) return;
     $("readout").textContent = readout(layer);
     if (scene.atlas) nameRegion();
     if (onSurface()) cortex.setPlace(place);
@@ -523,7 +526,7 @@
   // The region under the crosshair, from the atlas that came with the page.
   async function nameRegion() {
     const at = place;
-    const { labels } = await decodeAtlas();
+    const { labels } = await held.atlas();
     if (at !== place) return;
     const voxel = viewmath.voxelAt(scene.atlas.affine, scene.atlas.shape, at);
     const index = voxel ? labels[viewmath.indexOf(scene.atlas.shape, voxel)] : 0;
@@ -538,11 +541,11 @@
     const series = scene.layers.find((l) => isSeries(l, layer.method, state.course));
     let values = null;
     let title = "";
-    if (series && decoded.has(series)) {
+    if (series && held.has(series)) {
       const voxel = viewmath.voxelAt(series.affine, series.shape, place);
       if (voxel) {
         const at = viewmath.indexOf(series.shape, voxel);
-        const { steps: all } = decoded.get(series);
+        const all = held.steps(series);
         const size = series.shape[0] * series.shape[1] * series.shape[2];
         values = Array.from({ length: series.frames }, (_, n) => all[n * size + at] * series.slope);
       }
@@ -589,170 +592,11 @@
     return item;
   }
 
-  function buildParts(layer) {
-    $("halves").hidden = !layer.parts;
-    $("halves-title").textContent = layer.parts ? layer.parts.title : "";
-    $("halves-sentence").textContent = layer.parts ? layer.parts.sentence : "";
-    parts = (layer.parts ? layer.parts.items : []).map((item) => {
-      const part = item.nifti ? item : layer;
-      const figure = document.createElement("figure");
-      const canvas = document.createElement("canvas");
-      canvas.width = canvas.height = 380;
-      canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", item.title + ", patch plane through the crosshair");
-      const caption = document.createElement("figcaption");
-      figure.append(canvas, caption);
-      const title = item.sentence ? item.title + " (" + item.sentence + ")" : item.title;
-      return { part, figure, canvas, caption, title };
-    });
-    const row = [];
-    parts.forEach((part, n) => {
-      if (n > 0) {
-        const sign = document.createElement("span");
-        sign.className = "sign";
-        sign.textContent = layer.parts.signs[n - 1];
-        row.push(sign);
-      }
-      row.push(part.figure);
-    });
-    $("halves-list").replaceChildren(...row);
-  }
-
-  function drawParts() {
-    for (const { part, canvas, caption, title } of parts) {
-      const frame = Math.min(state.frame, part.frames - 1);
-      const values = viewmath.frameOf(decoded.get(part).steps, part.shape, frame);
-      const voxel = viewmath.voxelAt(part.affine, part.shape, place);
-      drawPlane(canvas, values, part.shape, voxel);
-      const value = voxel ? values[viewmath.indexOf(part.shape, voxel)] * part.slope : 0;
-      caption.textContent = title + ": " + (voxel ? viewmath.signed(value) : "outside");
-    }
-  }
-
-  function drawPlane(canvas, values, shape, voxel) {
-    const pen = canvas.getContext("2d");
-    pen.clearRect(0, 0, canvas.width, canvas.height);
-    if (!voxel) return;
-    let top = 1;
-    for (const v of values) top = Math.max(top, Math.abs(v));
-    const edge = Math.floor(Math.min(canvas.width / shape[0], canvas.height / shape[1]));
-    const x0 = (canvas.width - edge * shape[0]) / 2;
-    const y0 = (canvas.height - edge * shape[1]) / 2;
-    const column = (i) => (state.radiological ? shape[0] - 1 - i : i);
-    for (let j = 0; j < shape[1]; j++) {
-      for (let i = 0; i < shape[0]; i++) {
-        const v = values[viewmath.indexOf(shape, [i, j, voxel[2]])] / top;
-        const pair = COLOURS["Red and blue"];
-        const c = viewmath.colourAt(v < 0 ? pair.negative : pair.positive, Math.abs(v));
-        pen.fillStyle = "rgba(" + c.join() + "," + Math.min(1, Math.abs(v) * 2) + ")";
-        pen.fillRect(x0 + column(i) * edge, y0 + (shape[1] - 1 - j) * edge, edge, edge);
-      }
-    }
-    pen.strokeStyle = "#f2d94d";
-    pen.lineWidth = 3;
-    pen.strokeRect(x0 + column(voxel[0]) * edge, y0 + (shape[1] - 1 - voxel[1]) * edge, edge, edge);
-    pen.fillStyle = "#fff";
-    pen.font = "24px system-ui, sans-serif";
-    pen.textBaseline = "top";
-    pen.fillText(state.radiological ? "R" : "L", 6, 6);
-    pen.fillText(state.radiological ? "L" : "R", canvas.width - 22, 6);
-  }
-
-  // ---- downloads
-
-  // `frame`: of one volume of several; null for all of them.
-  function fileName(layer, frame) {
-    const plain = (text) => text.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 60);
-    const volume = layer.kind === "volumes" && frame !== null ? "_volume-" + frame : "";
-    return plain(scene.file) + "_" + plain(scene.methods[layer.method].title) + "_" +
-      plain(layer.title) + volume;
-  }
-
-  const failedNow = () => !$("stamp").hidden;
-
-  // The canvas with scale, words and stamp: a picture must say what it is when it stands alone.
-  function savePicture() {
-    const layer = scene.layers[state.layer];
-    const shot = onSurface() ? $("cortex") : stage.snapshot();
-    const unit = Math.max(1, shot.width / 1000);
-    const picture = document.createElement("canvas");
-    picture.width = shot.width;
-    picture.height = shot.height + 118 * unit;
-    const pen = picture.getContext("2d");
-    pen.fillStyle = "#000";
-    pen.fillRect(0, 0, picture.width, picture.height);
-    pen.drawImage(shot, 0, 0);
-    pen.font = 14 * unit + "px system-ui, sans-serif";
-    pen.textBaseline = "middle";
-    const y = shot.height + 16 * unit;
-    drawBar(pen, layer, 16 * unit, y - 6 * unit, 260 * unit, 12 * unit);
-    pen.fillStyle = "#fff";
-    pen.fillText($("bar-low").textContent + "  to  " + $("bar-high").textContent + "  " +
-      $("bar-units").textContent, 290 * unit, y);
-    const lines = [
-      scene.methods[layer.method].title + " · " + layer.title +
-        (layer.kind === "volumes" ? " · volume " + (state.frame + 1) : ""),
-      $("readout").textContent.replace(/\s+/g, " ") + " · threshold " + $("threshold-text").textContent,
-      onSurface() ? $("surface-label").textContent + " · evidence of this model, not BOLD"
-        : (state.radiological ? "Radiological: left is on the right" : "Neurological: left is left") +
-          " · evidence of this model, not BOLD · " + $("background").selectedOptions[0].textContent,
-    ];
-    lines.forEach((line, n) => pen.fillText(line, 16 * unit, y + (28 + 24 * n) * unit,
-      picture.width - 32 * unit));
-    if (failedNow()) stampPicture(pen, shot.width, shot.height, unit);
-    picture.toBlob((blob) => tables.save(fileName(layer, state.frame) + ".png", blob));
-  }
-
-  function drawBar(pen, layer, x, y, width, height) {
-    const pair = COLOURS[state.colours];
-    const both = layer.signed && state.sign !== "positive";
-    const zero = both ? (state.sign === "negative" ? 1 : 0.5) : 0;
-    for (let n = 0; n < width; n++) {
-      const at = n / width;
-      const share = at < zero ? 1 - at / zero : (at - zero) / (1 - zero || 1);
-      const stops = at < zero ? pair.negative || pair.positive : pair.positive;
-      pen.fillStyle = "rgb(" + viewmath.colourAt(stops, share).join() + ")";
-      pen.fillRect(x + n, y, 1.5, height);
-    }
-  }
-
-  function stampPicture(pen, width, height, unit) {
-    pen.save();
-    pen.translate(width / 2, height / 2);
-    pen.rotate(-0.15);
-    pen.font = "bold " + 56 * unit + "px system-ui, sans-serif";
-    pen.textAlign = "center";
-    const half = pen.measureText("CHECK FAILED").width / 2 + 24 * unit;
-    pen.fillStyle = "rgba(0, 0, 0, 0.55)";
-    pen.fillRect(-half, -40 * unit, 2 * half, 80 * unit);
-    pen.strokeStyle = pen.fillStyle = "#ff6a5e";
-    pen.lineWidth = 5 * unit;
-    pen.strokeRect(-half, -40 * unit, 2 * half, 80 * unit);
-    pen.fillText("CHECK FAILED", 0, 0);
-    pen.restore();
-    pen.fillStyle = "#8f1a13";
-    pen.fillRect(0, height - 30 * unit, width, 30 * unit);
-    pen.fillStyle = "#fff";
-    pen.fillText($("stamp-reason").textContent, 16 * unit, height - 15 * unit, width - 32 * unit);
-  }
-
-  // The shown map in its units, as float32 NIfTI on its own grid.
-  const saveMap = () => saveLayer(scene.layers[state.layer], state.frame);
-
-  async function saveLayer(layer, frame) {
-    const { steps: all } = await decode(layer);
-    const whole = frame === null || layer.frames === 1;
-    const failed = scene.run_stamp || (whole ? layer.frame_stamps.some((s) => s >= 0)
-      : layer.frame_stamps[frame] >= 0);
-    const words = (failed ? "CHECK FAILED; " : "") + "G3D-ViT " +
-      scene.methods[layer.method].title + (layer.what ? " " + layer.what : "") + ", 1/127 steps";
-    const bytes = viewmath.niftiOfValues(layer.shape, layer.affine,
-      whole ? all : viewmath.frameOf(all, layer.shape, frame), layer.slope, words, layer.t_r);
-    tables.save(fileName(layer, frame) + ".nii",
-      new Blob([bytes], { type: "application/octet-stream" }));
-  }
+  const drawParts = () => halved.draw(state.frame, place, state.radiological);
 
   // ---- values
+
+  const chosenBackground = () => held.background(Number($("background").value));
 
   // NiiVue shows the nearest voxel of an overlay, so patches are refined here: their values
   // stand at the centres, linear in between.
@@ -772,45 +616,8 @@
     return images.get(keyOf(layer));
   }
 
-  function gunzip(base64) {
-    const packed = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Response(stream).arrayBuffer();
-  }
-
-  async function unpack(base64) {
-    const bytes = await gunzip(base64);
-    return { bytes, offset: new DataView(bytes).getFloat32(108, true) }; // NIfTI: vox_offset
-  }
-
-  async function decode(part) {
-    if (!decoded.has(part)) {
-      const { bytes, offset } = await unpack(part.nifti);
-      decoded.set(part, { steps: new Int8Array(bytes, offset) });
-    }
-    return decoded.get(part);
-  }
-
-  async function decodeBackground() {
-    const picture = scene.backgrounds[Number($("background").value)];
-    if (!decoded.has(picture)) {
-      const { bytes, offset } = await unpack(picture.nifti);
-      const { shape, affine } = picture;
-      decoded.set(picture, { values: new Uint8Array(bytes, offset), shape, affine });
-    }
-    return decoded.get(picture);
-  }
-
-  async function decodeAtlas() {
-    if (!decoded.has(scene.atlas)) {
-      const { bytes, offset } = await unpack(scene.atlas.nifti);
-      decoded.set(scene.atlas, { labels: new Int32Array(bytes, offset) });
-    }
-    return decoded.get(scene.atlas);
-  }
-
   function steps() {
     const layer = scene.layers[state.layer];
-    return viewmath.frameOf(decoded.get(layer).steps, layer.shape, state.frame);
+    return viewmath.frameOf(held.steps(layer), layer.shape, state.frame);
   }
 })();
