@@ -137,6 +137,14 @@ def test_balanced_accuracy_of_one_class_is_wilsons():
         balanced_accuracy([3], [2])
 
 
+def test_an_interval_that_ends_just_above_chance_does_not_look_like_it():
+    found = diagnose.model_at_chance(
+        [0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1, 1], units=[0, 1, 2, 2, 3, 4, 5]
+    )
+    assert found.verdict == "pass" and 0.5 < found.value < 0.505
+    assert "interval 0.5011 to 0.98" in found.sentence and "chance 0.5000" in found.sentence
+
+
 def test_models_at_and_above_chance():
     labels = [0, 1] * 30
     good = model_at_chance(labels, labels)

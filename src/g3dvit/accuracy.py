@@ -107,9 +107,10 @@ def model_at_chance(
         total.append(float(count))
     accuracy, low, high = balanced_accuracy(correct, total)
     counted = "volumes" if units is None else "independent units"
+    digits = 2 if f"{low:.2f}" != f"{chance:.2f}" else 4  # or what is above chance looks like it
     facts = (
-        f"balanced accuracy {accuracy:.2f}, 95 % interval {low:.2f} to {high:.2f} over "
-        f"{int(sum(total))} {counted}; chance {chance:.2f}"
+        f"balanced accuracy {accuracy:.2f}, 95 % interval {low:.{digits}f} to {high:.2f} over "
+        f"{int(sum(total))} {counted}; chance {chance:.{digits}f}"
     )
     if low <= chance:
         sentence = f"This model cannot be told from chance, so its maps show nothing ({facts})."
