@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import g3dvit
-from fake_run import FakeCheck, small_run
+from fake_run import FakeCheck, named_runs
 from g3dvit import figures
 from g3dvit.accuracy import balanced_accuracy, model_at_chance
 from g3dvit.checks import Check
@@ -29,11 +29,7 @@ NAMES = (
 
 
 def several(names=NAMES, *, n_volumes=10, **changes):
-    """A result of several runs with these names."""
-    run = small_run(n_runs=len(names), n_volumes=n_volumes, **changes)
-    inputs = tuple(replace(one, name=name) for one, name in zip(run.inputs, names, strict=True))
-    table = run.predictions.assign(run=np.repeat(names, n_volumes))
-    return replace(run, inputs=inputs, predictions=table)
+    return named_runs(names, n_volumes=n_volumes, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +118,7 @@ def test_scene_of_a_part_counts_its_own(result):
     (course,) = scene["viewer"]["time_courses"]
     assert course["time"] == [one["onset_s"] for one in table]
     assert scene["viewer"]["parts"] == []
+    assert scene["viewer"]["surface"] is not None
     kinds = {(x["kind"], x["on"], x["what"]) for x in scene["viewer"]["layers"] if not x["method"]}
     assert kinds == {
         ("class mean", "patches", "content"),
@@ -286,7 +283,7 @@ def test_figures_take_a_part_and_say_so(result):
 
 
 def test_a_part_is_saved_and_comes_back(result, tmp_path):
-    own = restrict(replace(result, maps=result.maps[:1]), "sub-02")
+    own = restrict(replace(result, maps=result.maps[:1], space=None), "sub-02")
     with output_folder(tmp_path / "own") as part:
         write_run(own, part)
     back = load_run(tmp_path / "own")
@@ -294,3 +291,7 @@ def test_a_part_is_saved_and_comes_back(result, tmp_path):
     first, again = own.maps[0].class_means[0], back.maps[0].class_means[0]
     np.testing.assert_allclose(again.patch.data, first.patch.data)
     assert [c.sentence for c in back.checks] == [c.sentence for c in own.checks]
+    page = (tmp_path / "own" / "report.html").read_text()
+    assert "sub-02, one subject of 3" in page
+    assert "The page of the whole run" not in page  # there is none
+    assert "Every file of the output folder" in page

@@ -125,11 +125,13 @@ def _parts(inputs: Sequence[RunInput], each: str) -> list[tuple[str, Part]]:
 
 def _part_alone(result: RunResult, part: Part) -> RunResult:
     """Return a part with its own tables of regions, where there is an atlas."""
-    own, atlas = restrict(result, part), result.parcellation
+    atlas = result.parcellation
+    if atlas is not None:  # then it gets regions of its own
+        others = tuple(table for table in result.tables if table.section != "regions")
+        result = replace(result, tables=others)
+    own = restrict(result, part)
     if atlas is None or not any(maps.class_means for maps in own.maps):
         return own
-    others = tuple(table for table in result.tables if table.section != "regions")
-    own = restrict(replace(result, tables=others), part)
     report = regions_of_run(own, atlas, options=RegionOptions(n_surrogates=0))
     told = f"Computed again for {own.part}, without random maps: there is no p."
     tables = tuple(
@@ -157,4 +159,4 @@ def _files_of(part: Part, result: RunResult, own: RunResult, whole: Folder) -> F
         for path, size in whole.sizes.items()
         if path == MARKER or path.startswith(tuple(begin))
     }
-    return Folder(sizes, methods, whole.name)
+    return Folder(sizes, methods, whole.name, whole=PAGE)

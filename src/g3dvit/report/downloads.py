@@ -36,12 +36,15 @@ class Folder:
         What the folder is called.
     pages
         File, kind and name of the pages of single subjects and runs beside the page.
+    whole
+        Beside a page of a single subject or run: the page of the whole run. Empty otherwise.
     """
 
     sizes: Mapping[str, int]
     methods: Sequence[Mapping[str, Any]] = ()
     name: str = ""
     pages: Sequence[tuple[str, str, str]] = ()
+    whole: str = ""
 
     @classmethod
     def of(cls, path: Path, methods: Sequence[Mapping[str, Any]] = ()) -> Folder:

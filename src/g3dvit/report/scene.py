@@ -17,7 +17,7 @@ import pandas as pd
 from g3dvit import __version__
 from g3dvit.plain import to_json, to_plain
 from g3dvit.report.display import caption_of
-from g3dvit.report.downloads import FURTHER, PAGE, Folder, downloads_of, pages_of, size_words
+from g3dvit.report.downloads import FURTHER, Folder, downloads_of, pages_of, size_words
 from g3dvit.report.encode import encode_background, encode_labels
 from g3dvit.report.figures import cut_coords_of
 from g3dvit.report.guidance import (
@@ -90,9 +90,9 @@ def scene_of(
         "generator": f"G3D-ViT {__version__}",
         "title": result.title,
         "part": result.part,
-        "whole": f"./{PAGE}" if result.part and folder is not None else None,
+        "whole": f"./{folder.whole}" if folder is not None and folder.whole else None,
         "folder": folder.name if folder is not None else "",
-        "part_pages": [] if result.part else pages_of(folder),
+        "part_pages": pages_of(folder),
         "question": f"What speaks for “{result.target}”?",
         "facts": _facts(result, resolution),
         "honest": HONEST,
