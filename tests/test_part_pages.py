@@ -152,7 +152,7 @@ def test_a_page_says_whose_it_is_and_what_is_left_out(pages, result):
     ):
         assert other not in text, other
     assert "Against a GLM" in words_of((pages / "report.html").read_text())
-    assert "sub-03 · sub-01" in text  # the title: part, then the run's
+    assert "sub-03, of “sub-01_task-motor" in text  # the title
 
 
 def test_regions_are_those_of_its_own_mean(pages, result):
@@ -288,7 +288,7 @@ def test_a_page_works_in_a_browser_and_shows_one_subject(pages, result):
     with Page(1000, 800) as page:
         page.open(pages / "report_sub-02.html")
         assert page.run("document.documentElement.dataset.ready") == "yes"
-        assert page.run("document.title").startswith("sub-02 · ")
+        assert page.run("document.title").startswith("sub-02, of “")
         page.run(
             "(() => {const c = document.getElementById('view'); c.value = 'slices';"
             "c.dispatchEvent(new Event('change'))})()"

@@ -133,7 +133,7 @@ def test_scene_of_a_part_counts_its_own(result):
 def test_words_say_which_part_and_that_it_is_descriptive(result):
     own = restrict(result, "sub-02")
     assert own.part == "sub-02, one subject of 3"
-    assert own.title == f"sub-02 · {result.title}"
+    assert own.title == f"sub-02, of “{result.title}”"
     assert own.notes[0].startswith(f"Descriptive: sub-02, one subject of 3, of “{result.title}”.")
     assert "means per patch over its own volumes, misclassified ones left out" in own.notes[0]
     assert own.notes[1:] == result.notes
@@ -216,6 +216,24 @@ def test_accuracy_is_told_of_the_part_too():
     assert restrict(told, "sub-03").recommendation.label is None
     run_stamp = scene_of(restrict(told, "sub-03"))["viewer"]["run_stamp"]
     assert "no better than chance" in run_stamp
+
+
+def test_a_part_without_a_correct_volume_has_no_class_means(result):
+    right = (result.predictions["run"] != NAMES[1]).to_numpy()
+    own = restrict(with_accuracy(result, right), "sub-02")
+    assert [maps.class_means for maps in own.maps] == [(), ()]
+    assert "There are no class means" in own.notes[0]
+    scene = scene_of(own)
+    assert {layer["kind"] for layer in scene["viewer"]["layers"]} == {"volumes"}
+    assert own.checks[0].verdict == "fail"
+
+
+def test_volumes_without_labels_are_averaged_by_what_was_predicted():
+    result = several(labelled=False)
+    own = restrict(result, "sub-02")
+    assert {str(mean.key) for mean in own.maps[0].class_means} == {"all/left", "all/right"}
+    assert "misclassified" not in own.notes[0]
+    assert scene_of(own)["confusion"] is None
 
 
 def test_accuracy_of_other_data_is_not_counted_again(result):

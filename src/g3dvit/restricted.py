@@ -74,7 +74,7 @@ def restrict(result: RunResult, part: Part | str) -> RunResult:
     inputs = tuple(result.inputs[n] for n in own.runs)
     return replace(
         result,
-        title=f"{own.name} · {result.title}",
+        title=f"{own.name}, of “{result.title}”",
         model=replace(result.model, accuracy=_accuracy_words(result, own, here)),
         inputs=inputs,
         predictions=table,
@@ -222,7 +222,10 @@ def _note(result: RunResult, words: str, maps: Sequence[MapSet]) -> str:
             "kept of single volumes."
         )
     else:
-        parts.append("There are no class means: no volume of it was classified correctly.")
+        parts.append(
+            "There are no class means: none of its volumes was classified correctly, or their maps "
+            "explain different classes."
+        )
     if any(mean.target for mean in means):
         parts.append("Each explains the class of its own volumes, as their maps do.")
     return " ".join(parts)
