@@ -271,6 +271,13 @@ def test_what_cannot_be_divided_is_refused(tmp_path, monkeypatch, names, each, w
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_of_no_evaluation_is_told_before_any_page(tmp_path, monkeypatch):
+    folder = small_folder(tmp_path, monkeypatch, ["sub-01", "sub-02"])
+    monkeypatch.setattr(remake_parts, "page_of_run", None)  # no page is made
+    with pytest.raises(OutputError, match="not what `g3dvit evaluate -o` wrote"):
+        remake_part_pages(folder, "subject", evaluation=tmp_path / "absent")
+
+
 def test_the_command_line_refuses_in_one_sentence(pages, capsys):
     assert main(["report", str(pages), "--each", "run", "-o", "talk.html"]) == 1
     assert "leave out -o" in capsys.readouterr().err

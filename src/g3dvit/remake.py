@@ -115,14 +115,20 @@ def page_of_run(result: RunResult, beside: Folder, *, evaluation: str | Path | N
     """
     pictures = in_page(list(page_pictures(result)))
     if evaluation is not None:
-        tables = _evidence(Path(evaluation), result.model)
+        tables = evidence_of(Path(evaluation), result.model)
         result = replace(result, tables=(*result.tables, *tables))
         pictures += _evidence_pictures(Path(evaluation))
     return render_page(scene_of(result, pictures, folder=beside))
 
 
-def _evidence(folder: Path, model: ModelSummary) -> tuple[ResultTable, ...]:
-    """Return the tables of an evaluation of this model; the first carries the sentence."""
+def evidence_of(folder: Path, model: ModelSummary) -> tuple[ResultTable, ...]:
+    """Return the tables of an evaluation of this model; the first carries the sentence.
+
+    Raises
+    ------
+    OutputError
+        If the folder is none of an evaluation, or of one of another model.
+    """
     about = folder / "evaluation.json"
     try:
         found = json.loads(about.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from g3dvit.errors import InputError, OutputError
 from g3dvit.folders import MARKER, added_files
 from g3dvit.plain import unique_names
 from g3dvit.regions import RegionOptions, regions_of_run
-from g3dvit.remake import page_of_run, shown_run
+from g3dvit.remake import evidence_of, page_of_run, shown_run
 from g3dvit.report.downloads import PAGE, Folder
 from g3dvit.report.parts import Part, page_files, runs_of, subjects_of
 from g3dvit.restricted import restrict
@@ -77,6 +77,8 @@ def remake_part_pages(
             f"{folder / there[0]} exists; replace the pages of single {each}s with --overwrite "
             f"(overwrite=True)"
         )
+    if evaluation is not None:
+        evidence_of(Path(evaluation), result.model)  # told before the work, not after it
     methods = described_methods(folder)
     whole = Folder.of(folder, methods)
     written = [PAGE, *(name for name, _ in parts)]
