@@ -5,7 +5,7 @@ The target of all maps is "right": evidence for it is positive on the left side,
 against it negative on the right side. frozen_gate passes its checks; token Grad-CAM fails one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -306,3 +306,11 @@ def small_run(**changes):
     """The same on a coarse grid without the template: quick."""
     given = {"patches": SMALL, "n_volumes": 12, "background": flat_background(SMALL.volume)}
     return fake_run(**{**given, **changes})
+
+
+def named_runs(names, *, n_volumes=10, **changes):
+    """A small result of several runs that are called like this."""
+    run = small_run(n_runs=len(names), n_volumes=n_volumes, **changes)
+    inputs = tuple(replace(one, name=name) for one, name in zip(run.inputs, names, strict=True))
+    table = run.predictions.assign(run=np.repeat(names, n_volumes))
+    return replace(run, inputs=inputs, predictions=table)

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from g3dvit import explain_image, load_model, open_series
+from g3dvit.accuracy import independent_units
 from g3dvit.cli import main
 from g3dvit.errors import DescriptionError, GridError, LayerError, SelectionError, TargetError
 from g3dvit.run import RunSource, explain_run
-from g3dvit.run.accuracy import independent_units
 from g3dvit.run.targets import parse_target, plan_targets
 from planted_model import (
     GRID,

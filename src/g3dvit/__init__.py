@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from g3dvit.models import load_model
     from g3dvit.patterns import pattern
     from g3dvit.prepare import Preparation
+    from g3dvit.restricted import restrict
     from g3dvit.run import explain_image
     from g3dvit.volumes import open_series
 
@@ -39,6 +40,7 @@ _HOME = {
     "load_model": "models",
     "open_series": "volumes",
     "pattern": "patterns",
+    "restrict": "restricted",
 }
 
 #: Modules whose functions are called by their own name, such as ``g3dvit.figures.mosaic``.
@@ -59,6 +61,7 @@ __all__ = [
     "load_model",
     "open_series",
     "pattern",
+    "restrict",
 ]
 
 

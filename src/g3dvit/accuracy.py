@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from g3dvit.checks import Check
 from g3dvit.errors import InputError
@@ -82,6 +84,44 @@ def model_at_chance(
         nothing can be said: no labels, or labels of one class only.
     """
     name, chance = "better than chance", 1 / num_classes
+    here = measured_accuracy(predictions, labels, num_classes=num_classes, units=units)
+    if here.low is None:
+        words = f"Accuracy unknown: {here.facts}. A map of a model that guesses shows nothing."
+        return Check(name, math.nan, None, chance, "warn", words)
+    if here.low <= chance:
+        sentence = (
+            f"This model cannot be told from chance, so its maps show nothing ({here.facts})."
+        )
+        return Check(name, here.low, None, chance, "fail", sentence)
+    sentence = f"This model is better than chance ({here.facts})."
+    return Check(name, here.low, None, chance, "pass", sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Accuracy as it was counted.
+
+    Parameters
+    ----------
+    value, low
+        Balanced accuracy, and the lower end of its 95 % interval; None where labels do not tell.
+    facts
+        Both with the upper end, what was counted and chance; or why nothing can be said.
+    """
+
+    value: float | None
+    low: float | None
+    facts: str
+
+
+def measured_accuracy(
+    predictions: Sequence[int] | None,
+    labels: Sequence[int | None] | None,
+    *,
+    num_classes: int = 2,
+    units: Sequence[Any] | None = None,
+) -> Measured:
+    """Count how often a model is right; parameters as in `model_at_chance`."""
     pairs = [
         (int(p), int(label), None if units is None else units[n])
         for n, (p, label) in enumerate(zip(predictions or (), labels or (), strict=True))
@@ -90,14 +130,7 @@ def model_at_chance(
     classes = sorted({label for _, label, _ in pairs})
     if len(classes) < 2:
         reason = "no volume has a label" if not classes else "all labelled volumes are of one class"
-        return Check(
-            name,
-            math.nan,
-            None,
-            chance,
-            "warn",
-            f"Accuracy unknown: {reason}. A map of a model that guesses shows nothing.",
-        )
+        return Measured(None, None, reason)
     correct, total = [], []
     for c in classes:
         mine = [(p == c, unit) for p, label, unit in pairs if label == c]
@@ -107,12 +140,32 @@ def model_at_chance(
         total.append(float(count))
     accuracy, low, high = balanced_accuracy(correct, total)
     counted = "volumes" if units is None else "independent units"
+    chance = 1 / num_classes
     digits = 2 if f"{low:.2f}" != f"{chance:.2f}" else 4  # or what is above chance looks like it
     facts = (
         f"balanced accuracy {accuracy:.2f}, 95 % interval {low:.{digits}f} to {high:.2f} over "
         f"{int(sum(total))} {counted}; chance {chance:.{digits}f}"
     )
-    if low <= chance:
-        sentence = f"This model cannot be told from chance, so its maps show nothing ({facts})."
-        return Check(name, low, None, chance, "fail", sentence)
-    return Check(name, low, None, chance, "pass", f"This model is better than chance ({facts}).")
+    return Measured(accuracy, low, facts)
+
+
+def independent_units(predictions: pd.DataFrame) -> list[str]:
+    """Return for each volume the unit it belongs to: a stretch of one label, or a whole run.
+
+    Volumes one after another are not independent. Where a run has more than one label, volumes of
+    one label in unbroken order of time are one unit; where it has one, the run is.
+    """
+    units: list[str] = []
+    several = predictions.groupby("run")["label"].nunique(dropna=False)
+    number, last = 0, None
+    for run, label, block in zip(
+        predictions["run"], predictions["label"], predictions["block"], strict=True
+    ):
+        if several[run] <= 1:
+            units.append(str(run))
+            continue
+        now = (run, label, block if pd.notna(block) else None)
+        number += now != last
+        last = now
+        units.append(f"{run}/{number}")
+    return units

@@ -301,7 +301,7 @@ def _method(result: RunResult, method: str | None) -> MapSet:
 def _group(result: RunResult, maps: MapSet, group: str | None) -> ClassMean:
     means = [m for m in maps.class_means if m.key.which != "error"] or list(maps.class_means)
     if group is None:
-        return next((m for m in means if m.key.group == (m.target or result.target)), means[0])
+        return next((m for m in means if m.key.group == result.target), means[0])
     for mean in means:
         if mean.key.group == group:
             return mean

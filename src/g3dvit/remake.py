@@ -13,15 +13,14 @@ from g3dvit.errors import OutputError
 from g3dvit.folders import GENERATOR
 from g3dvit.nifti import nifti_grid, nifti_values, read_nifti, write_together
 from g3dvit.regions.spaces import check_space
-from g3dvit.report.downloads import Folder
+from g3dvit.report.downloads import PAGE, Folder
 from g3dvit.report.page import render_page
+from g3dvit.report.parts import page_files
 from g3dvit.report.pictures import Picture, in_page, page_pictures
 from g3dvit.report.scene import scene_of
 from g3dvit.run_result import ModelSummary, RunResult
 from g3dvit.saved_runs import described_methods, load_run
 from g3dvit.shown import Background, Display, Parcellation, ResultTable
-
-PAGE = "report.html"
 
 
 def remake_page(
@@ -70,25 +69,14 @@ def remake_page(
         If the atlas is in another space than the maps.
     """
     folder = Path(folder)
-    result = load_run(folder)
-    if background is not None:
-        result = _with_background(result, Path(background))
-    if atlas is not None:
-        told = tuple(filter(None, [check_space(result.space, atlas)]))
-        result = replace(result, parcellation=atlas, warnings=(*result.warnings, *told))
-    if display is not None:
-        result = replace(result, display=display)
+    result = shown_run(folder, background=background, atlas=atlas, display=display)
     target = folder / PAGE if output is None else Path(output)
     if target.is_dir():
         raise OutputError(f"{target} is a folder; name the page, such as {target / PAGE}")
-    pictures = in_page(list(page_pictures(result)))
-    if evaluation is not None:
-        result = replace(
-            result, tables=(*result.tables, *_evidence(Path(evaluation), result.model))
-        )
-        pictures += _evidence_pictures(Path(evaluation))
     beside = Folder.of(folder, described_methods(folder))
-    page = render_page(scene_of(result, pictures, folder=beside))
+    there = [(f, part) for f, part in page_files(result.inputs) if f in beside.sizes]
+    beside = replace(beside, pages=[(f, part.kind, part.name) for f, part in there])
+    page = page_of_run(result, beside, evaluation=evaluation)
     write_together(
         {target: lambda part: part.write_text(page, encoding="utf-8")},
         overwrite=overwrite or output is None,
@@ -96,8 +84,51 @@ def remake_page(
     return target
 
 
-def _evidence(folder: Path, model: ModelSummary) -> tuple[ResultTable, ...]:
-    """Return the tables of an evaluation of this model; the first carries the sentence."""
+def shown_run(
+    folder: Path,
+    *,
+    background: str | Path | None = None,
+    atlas: Parcellation | None = None,
+    display: Display | None = None,
+) -> RunResult:
+    """Return the run of a folder, shown as asked for; parameters as in `remake_page`."""
+    result = load_run(folder)
+    if background is not None:
+        result = _with_background(result, Path(background))
+    if atlas is not None:
+        told = tuple(filter(None, [check_space(result.space, atlas)]))
+        result = replace(result, parcellation=atlas, warnings=(*result.warnings, *told))
+    return result if display is None else replace(result, display=display)
+
+
+def page_of_run(result: RunResult, beside: Folder, *, evaluation: str | Path | None = None) -> str:
+    """Return the page of a run as HTML.
+
+    Parameters
+    ----------
+    result
+        What it shows.
+    beside
+        The files that it can link to.
+    evaluation
+        As in `remake_page`.
+    """
+    pictures = in_page(list(page_pictures(result)))
+    if evaluation is not None:
+        tables = evidence_of(Path(evaluation), result.model)
+        result = replace(result, tables=(*result.tables, *tables))
+        pictures += _evidence_pictures(Path(evaluation))
+    return render_page(scene_of(result, pictures, folder=beside))
+
+
+def evidence_of(folder: Path, model: ModelSummary) -> tuple[ResultTable, ...]:
+    """Return the tables of an evaluation of this model; the first carries the sentence.
+
+    Raises
+    ------
+    OutputError
+        If the folder is none of an evaluation, or of one of another model.
+    """
     about = folder / "evaluation.json"
     try:
         found = json.loads(about.read_text(encoding="utf-8"))

@@ -284,6 +284,9 @@ class RunResult(ShowsItself):
         Further tables for the page, such as regions or evidence.
     parcellation
         Names the region at the page's crosshair; None where there is none.
+    part
+        Which part of a run this is, such as ``"sub-01, one subject of 3"``; empty for a whole run
+        (`g3dvit.restricted.restrict`).
     """
 
     title: str
@@ -307,6 +310,7 @@ class RunResult(ShowsItself):
     further_backgrounds: tuple[Background, ...] = ()
     tables: tuple[ResultTable, ...] = ()
     parcellation: Parcellation | None = None
+    part: str = ""
 
     @property
     def groups(self) -> tuple[GroupKey, ...]:

@@ -2,6 +2,7 @@
 
 Reads the folder that `explain` wrote: maps, predictions, checks, and every table in its folder
 `tables`. The page takes the place of the folder's `report.html` unless another name is given.
+With `--each` every subject, or every run, gets a complete page of its own beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ EPILOG = """\
 examples:
   g3dvit report maps
   g3dvit report maps --evaluation evaluated --atlas aal3
+  g3dvit report maps --each subject
   g3dvit report maps --background sub-01_T1w_in_the_maps_space.nii.gz -o talk.html
 """
 
@@ -22,7 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``g3dvit report``."""
     parser.add_argument("folder", metavar="OUT", help="folder that `g3dvit explain -o` wrote")
     parser.add_argument("--output", "-o", metavar="HTML", help="another place for the page")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file of --output")
+    parser.add_argument(
+        "--each",
+        choices=("subject", "run"),
+        help="also write one page for each subject, or for each run, of its volumes alone: "
+        "report_NAME.html beside report.html, which links to them",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the file of --output, or the pages of --each",
+    )
     parser.add_argument(
         "--background", metavar="NII", help="3D image in the space of the maps, shown under them"
     )
@@ -41,10 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make the page and print its path."""
+    """Make the page, or the pages, and print their paths."""
+    from g3dvit.cli.talk import progress_bar
     from g3dvit.errors import InputError
     from g3dvit.regions.atlases import load_atlas
     from g3dvit.remake import remake_page
+    from g3dvit.remake_parts import remake_part_pages
 
     atlas = None
     if arguments.atlas is not None:
@@ -53,6 +67,22 @@ def run(arguments: argparse.Namespace) -> int:
         )
     elif arguments.names is not None:
         raise InputError("--names explains an atlas; name it with --atlas")
+    if arguments.each is not None:
+        if arguments.output is not None:
+            raise InputError("--each writes its pages into the folder of the run; leave out -o")
+        with progress_bar("pages") as progress:
+            pages = remake_part_pages(
+                arguments.folder,
+                arguments.each,
+                overwrite=arguments.overwrite,
+                background=arguments.background,
+                evaluation=arguments.evaluation,
+                atlas=atlas,
+                progress=progress,
+            )
+        for path in pages:
+            print(path)
+        return 0
     page = remake_page(
         arguments.folder,
         output=arguments.output,

@@ -15,8 +15,8 @@ from typing import Literal, TypeVar
 
 import pandas as pd
 
+from g3dvit.accuracy import independent_units
 from g3dvit.errors import InputError
-from g3dvit.run.accuracy import independent_units
 from g3dvit.run.inputs import OpenRun
 
 Half = Literal["selection", "report"]

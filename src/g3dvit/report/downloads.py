@@ -18,7 +18,8 @@ from g3dvit.folders import MARKER
 FURTHER = "table-"
 
 _HEADER = 352  # bytes of a NIfTI-1 header
-_PAGE = "report.html"
+#: What the page of a whole run is called.
+PAGE = "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +32,28 @@ class Folder:
         Bytes by path from the folder, with slashes.
     methods
         Which file holds which map: ``methods`` of `g3dvit.saved_runs.description_of`.
+    name
+        What the folder is called.
+    pages
+        File, kind and name of the pages of single subjects and runs beside the page.
+    whole
+        Beside a page of a single subject or run: the page of the whole run. Empty otherwise.
     """
 
     sizes: Mapping[str, int]
     methods: Sequence[Mapping[str, Any]] = ()
+    name: str = ""
+    pages: Sequence[tuple[str, str, str]] = ()
+    whole: str = ""
 
     @classmethod
     def of(cls, path: Path, methods: Sequence[Mapping[str, Any]] = ()) -> Folder:
         """Return the files of a folder, hidden ones and the page itself left out."""
         files = sorted(p for p in path.rglob("*") if p.is_file())
         named = {p.relative_to(path).as_posix(): p for p in files}
-        shown = {n: p for n, p in named.items() if n != _PAGE and not n.startswith(".")}
-        return cls({name: p.stat().st_size for name, p in shown.items()}, methods)
+        shown = {n: p for n, p in named.items() if n != PAGE and not n.startswith(".")}
+        sizes = {name: p.stat().st_size for name, p in shown.items()}
+        return cls(sizes, methods, path.resolve().name)
 
     def entry(self, path: str | None) -> dict[str, Any] | None:
         """Return a link to a file, its name and its size in words; None where it is not there."""
@@ -51,6 +62,18 @@ class Folder:
         # the provenance gets the list of all files last
         size = "" if path == MARKER else size_words(self.sizes[path])
         return {"href": f"./{quote(path)}", "name": path, "size": size}
+
+
+def pages_of(folder: Folder | None) -> list[dict[str, Any]]:
+    """Return the pages of single subjects and runs, by kind: ``title`` and links."""
+    found = folder.pages if folder is not None else ()
+    return [
+        {
+            "title": f"Pages of single {kind}s",
+            "files": [{"href": f"./{quote(f)}", "name": name} for f, k, name in found if k == kind],
+        }
+        for kind in dict.fromkeys(kind for _, kind, _ in found)
+    ]
 
 
 def downloads_of(
@@ -149,6 +172,8 @@ def _file_of(layer: Mapping[str, Any], folder: Folder) -> str | None:
     elif layer["kind"] == "class mean":
         path = method["class_means"][layer["mean"]]["voxel" if layer["on"] == "voxels" else "patch"]
     else:
+        return None
+    if path is None:  # a mean of one subject or run is in no file
         return None
     if layer["what"] == "content" and layer["on"] == "patches":
         return str(path).replace("_relevance.nii.gz", "_content.nii.gz")

@@ -120,7 +120,9 @@ class Titled:
             relevance=replace(mean.voxel, data=shown, companions={}, metadata=told),
             background=background or result.background,
             title=shows(result, maps, mean),
-            subtitle=" · ".join(w for w in (mean.title, caption_of(result.display, [maps])) if w),
+            subtitle=" · ".join(
+                w for w in (result.part, mean.title, caption_of(result.display, [maps])) if w
+            ),
             space=result.space,
             stamp=stamp_of([*mean.checks, *result.checks]),
         )

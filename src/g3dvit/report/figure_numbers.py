@@ -75,7 +75,7 @@ def peak_course(result: RunResult, maps: MapSet, *, run: int = 0) -> Course | No
     if not maps.volumes or not maps.class_means or run >= len(maps.volumes):
         return None
     means = [m for m in maps.class_means if m.key.which != "error"] or list(maps.class_means)
-    mean = next((m for m in means if m.key.group == (m.target or result.target)), means[0])
+    mean = next((m for m in means if m.key.group == result.target), means[0])
     series = maps.volumes[run]
     if not mean.patch.grid.matches(series.grid):
         return None

@@ -29,6 +29,7 @@ from g3dvit.report.drawing import (
     framed,
     new_figure,
 )
+from g3dvit.report.figure_numbers import short_name
 from g3dvit.report.words import (
     NOT_BOLD,
     USES_NOT_DIFFERS,
@@ -80,7 +81,7 @@ def class_mean_figure(
         draw_slices(figure, result.background, shown, axis, cuts[axis], box)
     units = display_units(maps.units, result.display)
     draw_colour_bar(figure, shown, units, (0.915, 0.3, 0.016, 0.4))
-    _heading(figure, shows(result, maps, mean), _subtitle(maps, mean))
+    _heading(figure, shows(result, maps, mean), _subtitle(maps, mean), result.part)
     _foot(figure, result, [maps])
     stamp = stamp_of(mean.checks)
     if stamp:
@@ -101,15 +102,18 @@ def comparison_figure(result: RunResult, *, group: int = 0) -> Figure:
     key = result.groups[group]
     found = [(maps, mean) for maps in result.maps for mean in maps.class_means if mean.key == key]
     most = max((mean for _, mean in found), key=lambda mean: mean.n)
+    targets = {mean.target or result.target for _, mean in found}
+    common = targets.pop() if len(targets) == 1 else result.target
     rows = []
     for maps, mean in found:
-        target = f": evidence for “{mean.target}”" if mean.target not in ("", result.target) else ""
+        own = mean.target or result.target
+        target = f": evidence for “{own}”" if own != common else ""
         n = f", n = {mean.n}" if mean.n != most.n else ""
         rows.append(_Row(f"{maps.label}{target}{n}", maps, mean, None))
     return _rows_figure(
         result,
         rows,
-        f"Methods side by side: evidence for “{result.target}”",
+        f"Methods side by side: evidence for “{common}”",
         f"{most.title} · same cuts · every row has its own colour scale",
     )
 
@@ -173,7 +177,8 @@ def _rows_figure(result: RunResult, rows: Sequence[_Row], title: str, subtitle: 
         if stamp:
             draw_stamp(figure, stamp.partition(":")[0], (0.54, bottom + 0.95 / height), size=17)
     sizes = dict.fromkeys(millimetres(row.mean.voxel.resolution_mm) for row in rows)
-    _heading(figure, title, f"{subtitle} · effective resolution {' and '.join(sizes)}")
+    words = f"{subtitle} · effective resolution {' and '.join(sizes)}"
+    _heading(figure, title, words, result.part)
     _foot(figure, result, list(dict.fromkeys(row.maps for row in rows)))
     return figure
 
@@ -245,8 +250,10 @@ def _subtitle(maps: MapSet, mean: ClassMean) -> str:
     return f"{mean.title} · effective resolution {resolution}{layer}{beside}"
 
 
-def _heading(figure: Figure, title: str, subtitle: str) -> None:
+def _heading(figure: Figure, title: str, subtitle: str, part: str = "") -> None:
     height = figure.get_figheight()
+    part = short_name(part, 120)
+    figure.text(0.02, 1 - 0.74 / height, part, size=10, weight="bold", color="#444", va="top")
     figure.text(0.02, 1 - 0.2 / height, plain_text(title), size=15, weight="bold", va="top")
     figure.text(0.02, 1 - 0.55 / height, plain_text(subtitle), size=10, color="#444", va="top")
 

@@ -115,7 +115,8 @@ def reporting_list(result: RunResult) -> list[dict[str, str]]:
         f"{model.sha256[:16] or 'unknown'}",
         "Training data, and that these volumes were not among them": _count(model.trained_on),
         "Accuracy, with interval and chance": model.accuracy,
-        "What is explained": f"{result.score} of “{result.target}”, the same for all class means",
+        "What is explained": f"{result.score} of “{result.target}”, the same for all class means"
+        + " unless said otherwise" * any(m.target for s in result.maps for m in s.class_means),
         "Methods": "; ".join(
             f"{maps.label}{f' at {maps.layer}' if maps.layer else ''}" for maps in result.maps
         ),

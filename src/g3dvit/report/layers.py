@@ -201,11 +201,17 @@ def _class_mean_map(
         if budget > 0:
             return replace(mean.voxel, data=shown_mean(maps, mean, result.display)), "voxels"
         return _content_of(mean.patch), "patches"
-    resampled = mean.patch.to_grid(mean.voxel.grid).data
-    tolerance = 1e-3 * float(np.abs(resampled).max(initial=0.0))
-    if budget <= 0 or np.allclose(resampled, mean.voxel.data, atol=tolerance):
-        return mean.patch, "patches"
+    shown = _content_of(mean.patch)
+    if budget <= 0 or any(_is_resampled(mean.voxel, one) for one in (mean.patch, shown)):
+        return shown, "patches"
     return mean.voxel, "voxels"
+
+
+def _is_resampled(voxel: RelevanceMap, patch: RelevanceMap) -> bool:
+    """Tell whether a map on voxels says no more than one on patches."""
+    resampled = patch.to_grid(voxel.grid).data
+    tolerance = 1e-3 * float(np.abs(resampled).max(initial=0.0))
+    return np.allclose(resampled, voxel.data, atol=tolerance)
 
 
 def _content_of(relevance: RelevanceMap) -> RelevanceMap:

@@ -17,9 +17,11 @@ import pandas as pd
 from g3dvit.aggregate import GroupKey, group_of
 from g3dvit.check_summary import summarise_checks
 from g3dvit.maps import RelevanceMap
+from g3dvit.plain import unique_names
 from g3dvit.run_result import ClassMean, MapSet, RunInput, RunResult
 
 _SUBJECT = re.compile(r"(?:^|_)(sub-[A-Za-z0-9]+)")
+_ADDITIVE = ("content", "position")  # companions whose means add up to the mean of the map
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +56,46 @@ def parts_of(inputs: Sequence[RunInput]) -> tuple[Part, ...]:
     """
     if len(inputs) < 2:
         return ()
-    ends = np.cumsum([len(run.time_points) for run in inputs])
-    rows = [
-        tuple(range(int(end) - len(run.time_points), int(end)))
-        for run, end in zip(inputs, ends, strict=True)
-    ]
-    runs = tuple(
-        Part(name, "run", (n,), rows[n])
-        for n, name in enumerate(_telling_names([run.name for run in inputs]))
-    )
+    several = (part for part in subjects_of(inputs) if 1 < len(part.runs) < len(inputs))
+    return (*several, *runs_of(inputs))
+
+
+def runs_of(inputs: Sequence[RunInput]) -> tuple[Part, ...]:
+    """Return every run, by what tells its name from the others'."""
+    rows = _rows_of(inputs)
+    names = _telling_names([run.name for run in inputs])
+    return tuple(Part(name, "run", (n,), rows[n]) for n, name in enumerate(names))
+
+
+def subjects_of(inputs: Sequence[RunInput]) -> tuple[Part, ...]:
+    """Return every subject that is named, those of one run too; runs without ``sub-`` have none."""
+    rows = _rows_of(inputs)
     by_subject: dict[str, list[int]] = {}
     for n, run in enumerate(inputs):
         found = _SUBJECT.search(run.name)
         if found:
             by_subject.setdefault(found.group(1), []).append(n)
-    subjects = tuple(
+    return tuple(
         Part(name, "subject", tuple(own), tuple(row for n in own for row in rows[n]))
         for name, own in by_subject.items()
-        if 1 < len(own) < len(inputs)
     )
-    return (*subjects, *runs)
+
+
+def page_files(inputs: Sequence[RunInput]) -> tuple[tuple[str, Part], ...]:
+    """Return the name of the file of every subject's page, and of every run's.
+
+    A run that is all there is of a subject, and is called like it, has the page of the subject.
+
+    Parameters
+    ----------
+    inputs
+        Of the result.
+    """
+    subjects = subjects_of(inputs)
+    told = {(part.name, part.runs) for part in subjects}
+    parts = [*subjects, *(part for part in runs_of(inputs) if (part.name, part.runs) not in told)]
+    names = unique_names([part.name for part in parts], kept="_-")
+    return tuple((f"report_{name}.html", part) for name, part in zip(names, parts, strict=True))
 
 
 def means_of_part(result: RunResult, maps: MapSet, part: Part) -> tuple[ClassMean, ...]:
@@ -92,7 +114,7 @@ def means_of_part(result: RunResult, maps: MapSet, part: Part) -> tuple[ClassMea
     -------
     tuple of ClassMean
         On the patch grid, as `ClassMean.voxel` too: nothing finer is kept per volume. Of
-        frozen-gate relevance the content is a companion. `ClassMean.target` says what they
+        frozen-gate relevance content and position are companions. `ClassMean.target` says what they
         explain where that is not the target of the result; groups whose volumes explain
         different targets are left out.
     """
@@ -122,16 +144,25 @@ def means_of_part(result: RunResult, maps: MapSet, part: Part) -> tuple[ClassMea
 
 def _mean_of(volumes: Sequence[RelevanceMap], places: Sequence[tuple[int, int]]) -> RelevanceMap:
     first = volumes[places[0][0]]
-    sums = np.zeros(first.data.shape[:3])
-    content = np.zeros_like(sums)
-    whole = all("content" in volumes[run].companions for run, _ in places)
+    summed = [
+        name for name in _ADDITIVE if all(name in volumes[run].companions for run, _ in places)
+    ]
+    sums = {name: np.zeros(first.data.shape[:3]) for name in ("", *summed)}
     for run, volume in places:
-        sums += volumes[run].data[..., volume]
-        if whole:
-            content += volumes[run].companions["content"][..., volume]
-    n = len(places)
-    companions = {"content": np.asarray(content / n, np.float32)} if whole else {}
-    return replace(first, data=np.asarray(sums / n, np.float32), companions=companions, t_r=None)
+        sums[""] += volumes[run].data[..., volume]
+        for name in summed:
+            sums[name] += volumes[run].companions[name][..., volume]
+    means = {name: np.asarray(total / len(places), np.float32) for name, total in sums.items()}
+    return replace(first, data=means.pop(""), companions=means, t_r=None)
+
+
+def _rows_of(inputs: Sequence[RunInput]) -> list[tuple[int, ...]]:
+    """Return the rows of the predictions of every run."""
+    ends = np.cumsum([len(run.time_points) for run in inputs], dtype=int)
+    return [
+        tuple(range(int(end) - len(run.time_points), int(end)))
+        for run, end in zip(inputs, ends, strict=True)
+    ]
 
 
 def _places(inputs: Sequence[RunInput]) -> list[tuple[int, int]]:

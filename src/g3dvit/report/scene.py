@@ -17,7 +17,7 @@ import pandas as pd
 from g3dvit import __version__
 from g3dvit.plain import to_json, to_plain
 from g3dvit.report.display import caption_of
-from g3dvit.report.downloads import FURTHER, Folder, downloads_of, size_words
+from g3dvit.report.downloads import FURTHER, Folder, downloads_of, pages_of, size_words
 from g3dvit.report.encode import encode_background, encode_labels
 from g3dvit.report.figures import cut_coords_of
 from g3dvit.report.guidance import (
@@ -89,6 +89,10 @@ def scene_of(
         "schema_version": SCHEMA_VERSION,
         "generator": f"G3D-ViT {__version__}",
         "title": result.title,
+        "part": result.part,
+        "whole": f"./{folder.whole}" if folder is not None and folder.whole else None,
+        "folder": folder.name if folder is not None else "",
+        "part_pages": pages_of(folder),
         "question": f"What speaks for “{result.target}”?",
         "facts": _facts(result, resolution),
         "honest": HONEST,

@@ -284,7 +284,16 @@ def methods_text(result: RunResult) -> str:
         edges = millimetres(result.maps[0].resolution_mm)
         sentences.append(f"The effective resolution is one patch, {edges}.")
     sentences.append(
-        "Volumes that the model classified correctly and wrongly were averaged apart; values are "
-        f"signed and unscaled. Accuracy of the model: {result.model.accuracy}."
+        f"{_averaged(result)}; values are signed and unscaled. "
+        f"Accuracy of the model: {result.model.accuracy.rstrip('.')}."
     )
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _averaged(result: RunResult) -> str:
+    if not result.part:
+        return "Volumes that the model classified correctly and wrongly were averaged apart"
+    return (
+        f"These volumes are of {result.part}; those that the model classified correctly were "
+        "averaged patch by patch, and describe this part alone"
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from g3dvit.accuracy import balanced_accuracy, model_at_chance
+from g3dvit.accuracy import balanced_accuracy, independent_units, model_at_chance
 from g3dvit.checks import Check
 from g3dvit.descriptions import ModelDescription
 
@@ -101,25 +101,3 @@ def described_accuracy(description: ModelDescription, num_classes: int) -> Check
         "pass",
         f"This model is better than chance ({facts}).",
     )
-
-
-def independent_units(predictions: pd.DataFrame) -> list[str]:
-    """Return for each volume the unit it belongs to: a stretch of one label, or a whole run.
-
-    Volumes one after another are not independent. Where a run has more than one label, volumes of
-    one label in unbroken order of time are one unit; where it has one, the run is.
-    """
-    units: list[str] = []
-    several = predictions.groupby("run")["label"].nunique(dropna=False)
-    number, last = 0, None
-    for run, label, block in zip(
-        predictions["run"], predictions["label"], predictions["block"], strict=True
-    ):
-        if several[run] <= 1:
-            units.append(str(run))
-            continue
-        now = (run, label, block if pd.notna(block) else None)
-        number += now != last
-        last = now
-        units.append(f"{run}/{number}")
-    return units

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from g3dvit.run.accuracy import independent_units
+from g3dvit.accuracy import independent_units
 
 
 @dataclass(frozen=True, slots=True)
