@@ -149,7 +149,7 @@ def test_hostile_names_stay_text():
     run = replace(run, warnings=(HOSTILE,), title=HOSTILE, checks=(check,), space=HOSTILE)
     harmless = Outline(render_page(scene_of(small_run())))
     outline = Outline(render_page(scene_of(run)))
-    assert len(outline.scripts) == len(harmless.scripts) == 12
+    assert len(outline.scripts) == len(harmless.scripts) == len(SCRIPTS) + 2  # data, NiiVue
     assert [t for t, _ in outline.tags if t == "img"] == []
     assert "onerror" not in {name for _, attributes in outline.tags for name in attributes}
     viewer = json.loads(outline.scripts[0][1])

@@ -1,6 +1,7 @@
 """The page's arithmetic, run by node and compared with numpy, g3dvit and nibabel."""
 
 import json
+import math
 import shutil
 import subprocess
 from importlib.resources import files
@@ -48,6 +49,19 @@ def test_percentile_counts_what_lies_below():
     got = node("v.percentileAt(Int8Array.from(s), 20, 0.5)", s=steps.tolist())
     size = np.abs(steps[steps != 0].astype(int)) * 0.5
     assert got == pytest.approx(100 * (size < 20).mean())
+
+
+def test_a_map_of_a_few_patches_starts_at_half_of_its_largest_value_at_most():
+    few = np.zeros(400, np.int8)
+    few[:12] = [127, 90, -64, 40, 9, 8, -7, 6, 5, 4, 3, 2]  # 90 % of these lie below 90
+    expected = math.floor(100 * (np.abs(few[:12]) < 63.5).mean())
+    assert node("v.startPercentile(Int8Array.from(s), 90)", s=few.tolist()) == expected == 75
+    many = random_steps(4001) // 3
+    many[0] = 127
+    assert node("v.startPercentile(Int8Array.from(s), 90)", s=many.tolist()) == 90
+    alike = [5, 5, 0, -5]
+    assert node("v.startPercentile(Int8Array.from(s), 90)", s=alike) == 0  # all are shown
+    assert node("v.startPercentile(new Int8Array(9), 90)") == 90
 
 
 def test_nothing_to_threshold():

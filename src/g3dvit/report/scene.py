@@ -145,6 +145,7 @@ def _viewer(
         "coordinates": "MNI" if has_template_space(result.space) else "scanner",
         "resolution": millimetres(resolution),
         "patches": patch_grid_of(result),
+        "percentile_asked": result.display.percentile is not None,
         "percentile": 90 if result.display.percentile is None else result.display.percentile,
         "rectify": result.display.rectify,
         "backgrounds": [

@@ -11,7 +11,7 @@
   const state = {
     layer: 0, frame: 0, threshold: 0, opacity: 0.85, colours: "Red and blue", below: "fade",
     sign: scene.rectify ? "positive" : "both", radiological: false, view: "all", blocks: false,
-    course: 0,
+    course: 0, ownPercentile: scene.percentile_asked,
   };
   const held = values.create(scene);
   const halved = halves.create(held);
@@ -217,9 +217,14 @@
       state.threshold = (Number($("threshold").value) / 127) * layer.range;
       $("percentile").value =
         Math.round(viewmath.percentileAt(steps(), state.threshold, layer.slope));
+      state.ownPercentile = true;
       paint();
     };
-    $("percentile").oninput = () => { thresholdFromPercentile(); paint(); };
+    $("percentile").oninput = () => {
+      state.ownPercentile = true;
+      thresholdFromPercentile();
+      paint();
+    };
     $("below").onchange = () => { state.below = $("below").value; paint(); };
     $("opacity").oninput = () => { state.opacity = Number($("opacity").value) / 100; paint(); };
     $("sign").onchange = () => { state.sign = $("sign").value; paint(); };
@@ -280,7 +285,12 @@
     $("frame").max = layer.frames - 1;
     aboutMethod(layer);
     halved.show(layer);
-    showFrame(Math.min(frame, layer.frames - 1));
+    const first = Math.min(frame, layer.frames - 1);
+    if (!state.ownPercentile) {
+      const values = viewmath.frameOf(held.steps(layer), layer.shape, first);
+      $("percentile").value = viewmath.startPercentile(values, scene.percentile);
+    }
+    showFrame(first);
   }
 
   const ownColours = (layer) => (layer.signed ? OWN_COLOURS.signed : OWN_COLOURS.positive);

@@ -29,6 +29,15 @@
     return total === 0 ? 0 : (100 * below) / total;
   }
 
+  // The percentile to show a map at first: the one given, or a lower one where that would hide
+  // all below more than half of the largest |step|, as in a map of a few patches.
+  function startPercentile(steps, percentile) {
+    const counts = histogram(steps);
+    const half = counts.reduce((top, n, size) => (n > 0 ? size : top), 0) / 2;
+    if (thresholdAt(steps, percentile, 1) <= half) return percentile;
+    return Math.floor(percentileAt(steps, half, 1));
+  }
+
   function histogram(steps) {
     const counts = new Array(129).fill(0);
     for (let n = 0; n < steps.length; n++) counts[Math.abs(steps[n])]++;
@@ -328,7 +337,7 @@
   }
 
   const viewmath = {
-    thresholdAt, percentileAt, frameOf, voxelAt, worldAt, indexOf, peakOf, solve3, signed, unsigned,
+    thresholdAt, percentileAt, startPercentile, frameOf, voxelAt, worldAt, indexOf, peakOf, solve3, signed, unsigned,
     colourAt, refinedGrid, refine, nifti,
     niftiOfValues, inverseOf, valueAt, colourOf, gradient, PLANES, boxOf, frameOn, placeIn, shareIn, sliceOf,
   };
