@@ -29,7 +29,7 @@ from g3dvit.report.downloads import Folder
 from g3dvit.report.encode import encode_background, encode_relevance
 from g3dvit.report.guidance import HONEST, LIMITS
 from g3dvit.report.layers import layers_of
-from g3dvit.report.page import json_for_script, niivue_source, render_page
+from g3dvit.report.page import SCRIPTS, json_for_script, niivue_source, render_page
 from g3dvit.report.parts import means_of_part, parts_of
 from g3dvit.report.scene import scene_of
 from g3dvit.report.words import method_sentence, methods_text, stamp_of
