@@ -73,6 +73,7 @@ def test_a_map_for_display_names_the_one_for_statistics(maps):
     advice = recommend([maps("hirescam", GOOD), maps("frozen_gate", GOOD, share), shown])
     assert advice.label == "shift averaged gamma"
     assert "for statistics take the content of frozen gate, with one class" in advice.sentences[1]
+    assert "where the two show different places, believe frozen gate" in advice.sentences[1]
     assert "43% of its patches' relevance is the position code" in advice.sentences[1]
     broken = maps("frozen_gate", check("completeness", "fail"))
     advice = recommend([broken, maps("hirescam", GOOD), shown])

@@ -114,11 +114,14 @@ def _beside(best: MapSet, sound: Sequence[MapSet]) -> list[str]:
             told = ["it is made to be shown, and no map of this run is sound for statistics"]
         else:
             base = min(others, key=_rank)
-            part = "the content of " if base.method.startswith("frozen_gate") else ""
+            frozen = base.method.startswith("frozen_gate")
+            part = "the content of " * frozen
             told = [
                 f"it is made to be shown; for statistics take {part}{base.label}, with one class "
                 "for all volumes"
             ]
+            if frozen:  # where classes differ in a texture: docs/benchmark.md, realnoise-pattern
+                told.append(f"where the two show different places, believe {base.label}")
     return told + _cautions(base, best)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from g3dvit.benchmark.cases import Case
+from g3dvit.benchmark.cases import Case, find_cases
 from g3dvit.benchmark.figures import draw_maps, draw_numbers
 from g3dvit.benchmark.maps import RECOMMENDED_ROW, ROWS
 from g3dvit.benchmark.metrics import METRICS
@@ -138,7 +138,8 @@ def write_report(
     write_text(data, to_json({"settings": settings, "lines": list(lines)}) + "\n")
     images = document.parent / "images"
     numbers = images / "benchmark_numbers.png"
-    draw_numbers(lines, numbers)
+    base = {case.name for case in find_cases(["base"])}
+    draw_numbers([line for line in lines if line.case in base] or lines, numbers)
     pictures = []
     for case in cases:
         path = images / f"benchmark_{case.name}.png"
