@@ -114,10 +114,13 @@ def further_checks(
     if "class_blind" in checks:
         for name, row in _class_blind(network, x, request, geometry, chosen, maps).items():
             add(name, row)
+    # Half precision has too few digits to tell whether outputs are the same.
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    if half and {"amplitude", "invisible", "batch"} & set(checks):
+        run, volumes = wider(network, torch.float32), x.float()
+    else:
+        run, volumes = network, x
     if "amplitude" in checks or "invisible" in checks:
-        # Half precision has too few digits to tell whether outputs are the same.
-        half = x.dtype in (torch.bfloat16, torch.float16)
-        run, volumes = (wider(network, torch.float32), x.float()) if half else (network, x)
         strength, normalised = amplitude_check(run, volumes[:1], geometry)
         hidden = [not_applicable("invisible patches", _SEES_CONSTANTS)] * len(x)
         if normalised and "invisible" in checks:
@@ -128,9 +131,7 @@ def further_checks(
             if "invisible" in checks:
                 add(name, hidden)
     if "batch" in checks:
-        half = x.dtype in (torch.bfloat16, torch.float16)
-        run, one = (wider(network, torch.float32), x[:1].float()) if half else (network, x[:1])
-        dependence = batch_check(run, one, geometry)
+        dependence = batch_check(run, volumes[:1], geometry)
         for name in methods:
             add(name, [dependence] * len(x))
     if "steering" in checks:
