@@ -162,6 +162,8 @@ def _scatter(figure: Figure, comparison: Comparison) -> None:
     axes.set_xlabel(plain_text(f"{comparison.reference_name}, mean over a patch{signs}"), size=8)
     axes.set_ylabel(plain_text(f"map ({comparison.relevance.units or 'its units'}){signs}"), size=8)
     axes.set_title(f"Spearman {comparison.found.spearman:.2f}", size=9, loc="left")
+    axes.locator_params(axis="x", nbins=6)
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 4))
     axes.axhline(0, color="0.8", lw=0.8, zorder=0)
     axes.axvline(0, color="0.8", lw=0.8, zorder=0)
     axes.tick_params(labelsize=8)
