@@ -1,7 +1,8 @@
 """Very small transformers that really learn a task with a planted answer, in seconds each.
 
 Volumes of smooth noise hold a blob. Classes are told apart by where it is (``"place"``), or by its
-sign (``"sign"``), wherever it is. `RECIPES` trains a family of them that differs in everything
+sign (``"sign"``), wherever it is; or a fine texture lies at one place, as it is or its negative
+(``"texture"``). `RECIPES` trains a family of them that differs in everything
 that checks of maps could depend on; thresholds were set on `DEVELOPMENT` and are judged on `TEST`.
 """
 
@@ -114,6 +115,10 @@ def draw(recipe, n, seed):
         corner = np.stack(np.unravel_index(sites[labels], recipe.grid), 1)
         jitter = rng.uniform(-0.75, 0.75, size=(n, 3))
         signs = np.ones(n)
+    elif recipe.task == "texture":
+        corner = np.array(recipe.grid)[None] // 2 + np.zeros((n, 1), dtype=int)
+        jitter = np.zeros((n, 3))
+        signs = 2.0 * labels - 1
     else:
         corner = np.stack([rng.integers(g, size=n) for g in recipe.grid], 1)
         jitter = rng.uniform(-0.75, 0.75, size=(n, 3))
@@ -122,6 +127,9 @@ def draw(recipe, n, seed):
     places = np.indices(shape).astype(np.float32)
     away = ((places[None] - centre[:, :, None, None, None]) ** 2).sum(1)
     blob = np.exp(-away / (2 * (edge / 3) ** 2)).astype(np.float32)
+    if recipe.task == "texture":
+        fixed = np.random.default_rng(recipe.seed).normal(size=shape)
+        blob = blob * (fixed - fixed.mean()).astype(np.float32) / 3
     x = noise + 6.0 * signs[:, None, None, None].astype(np.float32) * blob
     return Volumes(
         torch.from_numpy(x[:, None].astype(np.float32)),

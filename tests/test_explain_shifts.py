@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from g3dvit.diagnose import evidence_left
 from g3dvit.errors import MethodError
 from g3dvit.explain import Explainer
 from g3dvit.methods import METHODS
 from g3dvit.methods.shift_averaged import choose_shifts
 from gallery import GALLERY, SHAPE, TinyViT, seeded
+from small_models import Recipe, draw, train
 from test_methods import X, drifted
 
 METHOD_OF = {"shift_averaged": "frozen_gate", "shift_averaged_gamma": "frozen_gate_gamma"}
@@ -188,6 +190,49 @@ def test_where_every_shift_changes_the_decision_it_says_so(explainer):
     # a score of one's own knows no decision
     own = fickle.explain(X, "shift_averaged", score=lambda z: z[:, 1])
     assert [c.value for c in own.checks[0] if c.name == "kept shifts"] == [1]
+
+
+@pytest.mark.parametrize("pool", ["first", "mean"])
+def test_a_texture_that_must_lie_where_it_lies_is_caught(pool):
+    for task, wanted in (("texture", "fail"), ("place", "pass")):
+        recipe = Recipe(51, task=task, pool=pool)
+        model, accuracy = train(recipe)
+        assert accuracy > 0.95
+        some = draw(recipe, 40, 3)
+        explainer = Explainer(model, (1, *recipe.shape))
+        found = explainer.explain(some.x, ["shift_averaged", "shift_averaged_local"])
+        for name in ("shift_averaged", "shift_averaged_local"):
+            told = [c for row in found[name].checks for c in row if c.name == "evidence at shifts"]
+            # Where a model takes one class as the rule, only half of the volumes tell.
+            share = np.mean([c.verdict == "fail" for c in told])
+            assert share > 0.3 if wanted == "fail" else share < 0.1
+
+
+def test_the_evidence_that_is_left_is_that_of_shifted_inputs():
+    explainer = Explainer(drifted(seeded(TinyViT)()), (1, *SHAPE))
+    found = explainer.explain(X, "shift_averaged", target=1, shifts=5)
+    shifts = choose_shifts(5, explainer.geometry.patch_size)
+    assert shifts[0] == (0, 0, 0)
+    decided = found.logits.argmax(1)
+
+    def odds(x):
+        with torch.no_grad():
+            p = explainer.model(x).double().softmax(1)
+        own = p[torch.arange(len(x)), decided]
+        return (own / (1 - own)).log()
+
+    still = odds(X)
+    expected = np.mean(
+        [(odds(moved(X, s, (2, 3, 4))) / still).clamp(-1, 1).numpy() for s in shifts[1:]], axis=0
+    )
+    got = [c.value for row in found.checks for c in row if c.name == "evidence at shifts"]
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
+def test_evidence_left_of_nothing_and_without_shifts():
+    still, moved_ = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([[-8.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
+    assert evidence_left(still, moved_).tolist() == [-0.25, 1.0, 0.0]
+    assert evidence_left(still, moved_[:0]).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_one_output_is_a_decision_or_a_regression():

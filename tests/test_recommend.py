@@ -92,6 +92,19 @@ def test_what_holds_for_both_maps_is_told_once(maps):
     assert "attention steering of frozen gate is large (1.01)" in told
 
 
+@pytest.mark.parametrize(("n_failed", "recommended"), [(1, "frozen gate"), (0, "shift averaged")])
+def test_a_map_that_a_quarter_of_the_volumes_failed_is_the_last_choice(maps, n_failed, recommended):
+    verdicts = ["fail"] * n_failed + ["pass"] * (4 - n_failed)
+    rows = tuple((GOOD, check("evidence at shifts", verdict)) for verdict in verdicts)
+    shifts = replace(maps("shift_averaged"), checks=rows)
+    frozen = maps("frozen_gate", GOOD)
+    advice = recommend([shifts, frozen])
+    assert advice.label == recommended
+    told = "shift averaged failed evidence at shifts for 1 of 4 volumes"
+    assert (told in advice.sentences[-1].lower()) == bool(n_failed)
+    assert recommend([shifts]).label == "shift averaged"
+
+
 def test_warnings_do_not_disqualify_but_are_told(maps):
     advice = recommend([maps("token_gradcam", check("centring", "warn"))])
     assert advice.label == "token gradcam"

@@ -15,7 +15,7 @@ from g3dvit.explain_context import Context, host
 from g3dvit.explain_gates import explain_gamma
 from g3dvit.methods import METHODS, shift_averaged
 from g3dvit.methods.shift_averaged import ShiftInputs, choose_shifts
-from g3dvit.targets import predicted
+from g3dvit.targets import Score, predicted, score_batch
 
 
 def explain_shifts(batch: Context) -> None:
@@ -39,6 +39,7 @@ def _explain(batch: Context, name: str) -> None:
     local = METHODS[name].against_surroundings
     shifts = choose_shifts(batch.option(name, "shifts"), batch.geometry.patch_size)
     errors = torch.zeros(batch.found.scores.shape)
+    moved: list[Tensor] = []
 
     def explain(x: Tensor) -> ShiftInputs:
         known = _known(batch, gamma) if x is batch.x and not local else None
@@ -46,6 +47,8 @@ def _explain(batch: Context, name: str) -> None:
             return known
         found = explain_gamma(batch, x, gamma, local=local)
         errors.copy_(torch.maximum(errors, host(torch.stack(found.errors, dim=1))))
+        if x is not batch.x:
+            moved.append(_evidence(batch, host(found.logits)))
         grids = [host(batch.grid(one.relevance)) for one in found.shares]
         voxels = [
             host(v) for v in found.local or [batch.volume(one.voxels) for one in found.shares]
@@ -63,13 +66,18 @@ def _explain(batch: Context, name: str) -> None:
         decision=_decision(batch, batch.found.logits),
     )
     batch.found.maps[name] = {"relevance": averaged.relevance, "voxel_relevance": averaged.voxels}
-    worst = errors.amax(1).tolist()
+    still = _evidence(batch, batch.found.logits)
+    left = diagnose.evidence_left(
+        still, torch.stack(moved) if moved else still.new_zeros(0, len(still))
+    )
+    rows = zip(averaged.kept.tolist(), left.tolist(), errors.amax(1).tolist(), strict=True)
     batch.found.checks[name] = [
         (
             diagnose.check_kept(kept, len(shifts)),
+            diagnose.check_evidence_left(share),
             diagnose.check_completeness(error, of="the score at every shift"),
         )
-        for kept, error in zip(averaged.kept.tolist(), worst, strict=True)
+        for kept, share, error in rows
     ]
 
 
@@ -81,6 +89,16 @@ def _known(batch: Context, gamma: float) -> ShiftInputs | None:
         return None
     decision = _decision(batch, batch.found.logits)
     return ShiftInputs(decision, maps["relevance"], maps["voxel_relevance"])
+
+
+def _evidence(batch: Context, logits: Tensor) -> Tensor:
+    """Return how much outputs speak for what the model chose for the volumes as they are, (batch,).
+
+    The log-odds of the class, or the score itself where it is a function.
+    """
+    score: Score = "log_odds" if isinstance(batch.request.score, str) else batch.request.score
+    own = predicted(batch.found.logits)
+    return score_batch([(c,) for c in own], logits, score).values[:, 0]
 
 
 def _decision(batch: Context, logits: Tensor) -> Tensor:

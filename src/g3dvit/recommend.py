@@ -1,6 +1,7 @@
 """Which map to look at first for this model, and why: one pure function.
 
-Only maps without a failed check are recommended. Among them the finest comes first that has found
+Only maps without a failed check are recommended, and those of which a quarter of the volumes
+failed one only where there is no other. Among them the finest comes first that has found
 planted answers best (``docs/benchmark.md``); what else a reader of it should know about this
 model is said in a second sentence.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from g3dvit.check_summary import CheckSummary
 from g3dvit.checks import number
 from g3dvit.run_result import CheckLike, MapSet, Recommendation, worst
 
@@ -68,9 +70,10 @@ def recommend(maps: Sequence[MapSet], run_checks: Sequence[CheckLike] = ()) -> R
     elif not sound:
         sentences = [f"No map is recommended for this model: {because or 'there is none'}."]
     else:
-        best = min(sound, key=_rank)
+        best = min(sound, key=lambda one: (bool(_often_failed(one)), _rank(one)))
         sentences = [f"{_first(best.label)} is recommended for this model: {_why(best)}."]
-        second = "; ".join(filter(None, [because, *_beside(best, sound)]))
+        passed_over = [_passed_over(one) for one in sound if _rank(one) < _rank(best)]
+        second = "; ".join(filter(None, [because, *passed_over, *_beside(best, sound)]))
         sentences += [f"{_first(second)}."] if second else []
     return Recommendation(
         label=None if best is None else best.label,
@@ -89,6 +92,25 @@ def show_first(maps: Sequence[MapSet]) -> tuple[MapSet, ...]:
 def mark(maps: Sequence[MapSet], recommendation: Recommendation) -> tuple[MapSet, ...]:
     """Return maps, the recommended one marked."""
     return tuple(replace(one, recommended=one.label == recommendation.label) for one in maps)
+
+
+def _often_failed(maps: MapSet) -> tuple[CheckSummary, ...]:
+    """Return the checks that a quarter of the volumes or more failed.
+
+    Where a model takes one class unless it finds the other, only volumes of the latter show what
+    is wrong; of two classes that is half of them, of four a quarter.
+    """
+    return tuple(
+        c for c in maps.summary if c.n_fail and 4 * c.n_fail >= c.n_pass + c.n_warn + c.n_fail
+    )
+
+
+def _passed_over(maps: MapSet) -> str:
+    told = ", ".join(
+        f"{c.name} for {c.n_fail} of {c.n_pass + c.n_warn + c.n_fail} volumes"
+        for c in _often_failed(maps)
+    )
+    return f"{maps.label} failed {told}"
 
 
 def _rank(maps: MapSet) -> int:
@@ -120,7 +142,7 @@ def _beside(best: MapSet, sound: Sequence[MapSet]) -> list[str]:
                 f"it is made to be shown; for statistics take {part}{base.label}, with one class "
                 "for all volumes"
             ]
-            if frozen:  # where classes differ in a texture: docs/benchmark.md, realnoise-pattern
+            if frozen:  # a texture: docs/benchmark.md, realnoise-pattern, and `evidence_left`
                 told.append(f"where the two show different places, believe {base.label}")
     return told + _cautions(base, best)
 

@@ -32,6 +32,7 @@ held constants      |share of values held constant| / max(|score|, sum |R|)    >
 removal             max_p |R_p| / max(max_p |R_p|, |score|)                    < 6e-6    < 1e-3
 draws               rms standard error of R_p over their standard deviation    > 0.7     > 0.4
 kept shifts         share of shifts that do not change the model's decision    0         < 0.5
+evidence at shifts  mean over shifts of log-odds of the decision / unshifted   < 0.2     < 0.4
 ==================  =========================================================  ========  =======
 
 On the first batch of a run, or on request; they need passes of their own:
@@ -95,6 +96,7 @@ from g3dvit.diagnose.gradients import (
 from g3dvit.diagnose.maps import (
     check_draws,
     check_empty,
+    check_evidence_left,
     check_finite,
     check_flat,
     check_kept,
@@ -102,6 +104,7 @@ from g3dvit.diagnose.maps import (
     check_positive,
     check_removal,
     check_saturated,
+    evidence_left,
     not_finite,
     outside_share,
     positive_share,
@@ -138,6 +141,7 @@ __all__ = [
     "check_discarded",
     "check_draws",
     "check_empty",
+    "check_evidence_left",
     "check_finite",
     "check_flat",
     "check_held",
@@ -158,6 +162,7 @@ __all__ = [
     "class_blind",
     "dead_gradient",
     "discarded_share",
+    "evidence_left",
     "input_blind",
     "judge",
     "mean_spearman",

@@ -201,6 +201,49 @@ def check_draws(value: float) -> Check:
     )
 
 
+def evidence_left(
+    still: Float[Tensor, " batch"], moved: Float[Tensor, "shifts batch"]
+) -> Float[Tensor, " batch"]:
+    """Return what is left of the evidence for a decision when volumes are moved, per volume.
+
+    ``mean_s clip(m_s / m, -1, 1)`` with m the log-odds of the class that the model chooses for the
+    volume as it is, and m_s that of the same class at shift s: 1 where moving changes nothing, 0
+    where moved volumes speak as often against the class as for it, and 1 without any shift.
+
+    Parameters
+    ----------
+    still : (batch,)
+        Evidence of the volumes as they are.
+    moved : (shifts, batch)
+        Evidence of the volumes moved.
+    """
+    if not len(moved):
+        return torch.ones_like(still, dtype=torch.float64)
+    still, moved = still.double(), moved.double()
+    ratio = torch.where(
+        still != 0, moved / torch.where(still != 0, still, 1.0), moved.eq(0).double()
+    )
+    return ratio.nan_to_num(nan=0.0).clamp(-1, 1).mean(0)
+
+
+def check_evidence_left(value: float) -> Check:
+    """Judge `evidence_left`."""
+    return judge(
+        "evidence at shifts",
+        value,
+        0.4,
+        0.2,
+        (
+            "Moved by parts of a patch, this volume still speaks for what the model decided",
+            "Moved by parts of a patch, this volume loses most of what spoke for the model's "
+            "decision, so that this map shows other evidence as well",
+            "Moved by parts of a patch, this volume no longer speaks for what the model decided: "
+            "the model reads a pattern that has to lie exactly where it lies, and the average over "
+            "shifts shows other places. Believe frozen-gate relevance",
+        ),
+    )
+
+
 def check_kept(kept: int, count: int) -> Check:
     """Judge how many of the shifts of a volume do not change the model's decision."""
     return judge(
