@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from g3dvit.prepare import Preparation
     from g3dvit.restricted import restrict
     from g3dvit.run import explain_image
+    from g3dvit.saved_runs import load_run
     from g3dvit.volumes import open_series
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ _HOME = {
     "evaluate_run": "evaluate.evaluation",
     "explain_image": "run",
     "load_model": "models",
+    "load_run": "saved_runs",
     "open_series": "volumes",
     "pattern": "patterns",
     "restrict": "restricted",
@@ -59,6 +61,7 @@ __all__ = [
     "evaluate_run",
     "explain_image",
     "load_model",
+    "load_run",
     "open_series",
     "pattern",
     "restrict",

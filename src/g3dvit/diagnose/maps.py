@@ -231,13 +231,13 @@ def check_evidence_left(value: float) -> Check:
     return judge(
         "evidence at shifts",
         value,
-        0.4,
-        0.2,
+        0.3,
+        0.0,
         (
             "Moved by parts of a patch, this volume still speaks for what the model decided",
             "Moved by parts of a patch, this volume loses most of what spoke for the model's "
             "decision, so that this map shows other evidence as well",
-            "Moved by parts of a patch, this volume no longer speaks for what the model decided: "
+            "Moved by parts of a patch, this volume speaks against what the model decided: "
             "the model reads a pattern that has to lie exactly where it lies, and the average over "
             "shifts shows other places. Believe frozen-gate relevance",
         ),
