@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from gallery import GRID, PATCH, SHAPE, Block, ConvPatches, TinyViT
+from gallery import GRID, Block, ConvPatches, TinyViT
 
 NI, NJ, NK = GRID
 
@@ -88,8 +88,25 @@ class TurningBlock(Block):
         return super().forward(x.flip(1)).flip(1)
 
 
-def turning():
-    return TinyViT(block=TurningBlock, before=0, pool="patches")
+def turning(*turned):
+    """A block a value; those that are true see the tokens in reverse."""
+    kinds = iter(turned)
+    return TinyViT(
+        block=lambda dim: (TurningBlock if next(kinds) else Block)(dim),
+        depth=len(turned),
+        before=0,
+        pool="max",
+    )
 
 
-__all__ = ["MERGING_SHAPE", "PATCH", "SHAPE", "FirstPatch", "Merging", "Nested", "divided"]
+class KernelWithoutBackward(nn.Module):
+    """Refuses gradients, as kernels do on devices that have no backward pass for them."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = TinyViT()
+
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            raise NotImplementedError("no backward on this device")
+        return self.inner(x)
