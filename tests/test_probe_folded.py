@@ -108,3 +108,8 @@ def test_a_kernel_without_backward_is_named_and_not_the_shape():
         probed(KernelWithoutBackward)
     assert "no backward on this device" in str(caught.value)
     assert "input_shape" not in str(caught.value)
+
+
+def test_what_a_model_returns_beside_its_class_values_is_noted():
+    geometry = probed(lambda: TinyViT(wrap=lambda z: (z, z @ torch.ones(3, 8))))
+    assert any("returns 3 values and, beside them, 8" in note for note in geometry.notes)

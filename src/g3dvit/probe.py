@@ -193,6 +193,12 @@ def _notes(passes: Sequence[Pass], tokens: TokenMap, default: str, *, num_layers
             "patches overlap: each place is shown at the patch that it moves most, so that the "
             "borders between patches are not sharp"
         )
+    if passes[0].widths_beside:
+        sizes = ", ".join(map(str, passes[0].widths_beside))
+        notes.append(
+            f"the model returns {passes[0].num_outputs} values and, beside them, {sizes}; the "
+            "first are explained, so wrap the model if they are not its class values"
+        )
     others = len(passes[0].norms) - num_layers
     if others:
         notes.append(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from g3dvit.capture import first_output
+from g3dvit.capture.outputs import widths_beside
 from g3dvit.capture.tokens import Event, on_gradient, watch_tensors
 from g3dvit.errors import GeometryError
 from g3dvit.geometry import GradientStatus, NormLayer
@@ -57,6 +58,8 @@ class Pass:
         reaches, and the gradient there, (tokens, features).
     num_outputs
         Number of class values.
+    widths_beside
+        Sizes of what the model returns beside its class values, as (batch, size).
     ending
         Name of the function that made the output, where one did.
     has_gradient
@@ -71,6 +74,7 @@ class Pass:
     norms: list[_Norm] = field(default_factory=list)
     last_gradients: dict[tuple[int, int], tuple[int, Tensor]] = field(default_factory=dict)
     num_outputs: int = 0
+    widths_beside: tuple[int, ...] = ()
     ending: str = ""
     has_gradient: bool = False
     elsewhere: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
@@ -161,6 +165,7 @@ def record_pass(
         scores = first_output(raw)
         result.ending = made_by.get(id(_same_object(raw, scores)), "")
         result.num_outputs = int(scores.shape[1])
+        result.widths_beside = widths_beside(raw)
         if not scores.requires_grad:
             raise GeometryError(
                 _NOT_CONNECTED.format(why="it runs under no_grad, or detaches its output")
