@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
-from gallery import GRID, Block, ConvPatches, TinyViT
+from gallery import GRID, Attention, Block, ConvPatches, TinyViT
 
 NI, NJ, NK = GRID
 
@@ -97,6 +98,34 @@ def turning(*turned):
         before=0,
         pool="max",
     )
+
+
+class QueryKeyNorms(Attention):
+    """Normalises queries and keys over all heads at once, so that they look like tokens."""
+
+    def __init__(self, dim, heads=2, *, fused=True):
+        super().__init__(dim, heads)
+        self.q_norm, self.k_norm, self.fused = nn.LayerNorm(dim), nn.LayerNorm(dim), fused
+
+    def forward(self, x):
+        b, t, d = x.shape
+        q, k, v = self.to_qkv(x).chunk(3, dim=-1)
+        parts = (self.q_norm(q), self.k_norm(k), v)
+        q, k, v = (y.reshape(b, t, self.heads, -1).transpose(1, 2) for y in parts)
+        if self.fused:
+            out = F.scaled_dot_product_attention(q, k, v)
+        else:
+            out = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
+        return self.to_out(out.transpose(1, 2).reshape(b, t, d))
+
+
+def query_key_norms(*, fused):
+    def block(dim):
+        one = Block(dim)
+        one.attention = QueryKeyNorms(dim, fused=fused)
+        return one
+
+    return TinyViT(block=block)
 
 
 class KernelWithoutBackward(nn.Module):

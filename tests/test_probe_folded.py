@@ -12,6 +12,7 @@ from folded_models import (
     Merging,
     Nested,
     divided,
+    query_key_norms,
     turning,
 )
 from g3dvit.errors import GeometryError
@@ -108,6 +109,31 @@ def test_a_kernel_without_backward_is_named_and_not_the_shape():
         probed(KernelWithoutBackward)
     assert "no backward on this device" in str(caught.value)
     assert "input_shape" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_normalisations_of_queries_and_keys_are_not_listed(fused):
+    geometry = probed(lambda: query_key_norms(fused=fused))
+    names = [layer.name for layer in geometry.layers]
+    assert names == [
+        "blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2", "norm",
+    ]  # fmt: skip
+    assert geometry.default_layer == "blocks.1.norm1"
+    assert any("4 normalisations of queries or keys" in note for note in geometry.notes)
+    assert not geometry.cautions
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_hirescam_blocks_reads_what_the_values_are_made_of(fused):
+    model = drifted(seeded(lambda: query_key_norms(fused=fused))())
+    explainer = Explainer(model, (1, *SHAPE))
+    x = torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    total = sum(
+        explainer.explain(x, "hirescam", target=0, score="logit", target_layer=name).relevance
+        for name in ("blocks.0.norm1", "blocks.1.norm1")
+    )
+    found = explainer.explain(x, "hirescam_blocks", target=0, score="logit")
+    torch.testing.assert_close(found.relevance, total, rtol=1e-3, atol=1e-6)
 
 
 def test_what_a_model_returns_beside_its_class_values_is_noted():

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from g3dvit.capture import guest, substituted, unwrap
+from g3dvit.capture.held_attention import HeldAttention
 from g3dvit.errors import G3DError, GeometryError
 from g3dvit.geometry import Geometry
-from g3dvit.probe_layers import Pass, find_pooling, layers_from, record_pass
+from g3dvit.probe_layers import Pass, find_pooling, layers_from, record_pass, steering_norms
 from g3dvit.probe_notes import bounded_note, folded_notes, one_patch_note
 from g3dvit.probe_order import turned_norms
 from g3dvit.probe_stages import Sketches, Textures
@@ -84,7 +85,8 @@ def probe_geometry(
                 record_pass(network, textures.another(), seed=seed + n, call=call)
                 for n in range(1, _INPUTS)
             ]
-    layers = layers_from(passes, tokens, turned)
+        steering = _steering(network, textures.another(), passes[0], call, seed)
+    layers = layers_from(passes, tokens, turned, steering)
     if not layers and not turned and (first.norms or first.elsewhere):
         raise GeometryError(
             f"no normalisation of this model sees the {tokens.num_tokens} tokens in which its "
@@ -94,7 +96,7 @@ def probe_geometry(
         )
     default = next((layer.name for layer in reversed(layers) if layer.status == "alive"), "")
     cautions += _cautions(passes, tokens)
-    cautions += folded_notes(passes[0], tokens, layers, default)
+    cautions += folded_notes(passes[0], tokens, layers, default, steering)
     return Geometry(
         input_shape=shape,
         spatial_axes=tokens.spatial_axes,
@@ -108,7 +110,7 @@ def probe_geometry(
         num_outputs=first.num_outputs,
         layers=layers,
         default_layer=default,
-        notes=(*cautions, *_notes(passes, tokens, default, num_layers=len(layers))),
+        notes=(*cautions, *_notes(passes, tokens, default, len(layers), len(steering))),
         cautions=tuple(cautions),
     )
 
@@ -152,6 +154,22 @@ def _first_pass(network: nn.Module, textures: Textures, also: Sketches, seed: in
         ) from error
 
 
+def _steering(
+    network: nn.Module, x: Tensor, one: Pass, call: Callable[[Tensor], Any], seed: int
+) -> frozenset[str]:
+    """Return the normalisations that only steer attention, as far as that can be seen."""
+
+    def held(values: Tensor) -> Any:
+        with HeldAttention():
+            return call(values)
+
+    try:
+        found = steering_norms(one, record_pass(network, x, seed=seed, call=held))
+    except G3DError:  # nothing but attention weights leads to the score
+        return frozenset()
+    return found if len(found) < len(one.norms) else frozenset()
+
+
 def _runs_without_gradients(network: nn.Module, x: Tensor) -> bool:
     try:
         with torch.no_grad():
@@ -186,7 +204,9 @@ def _cautions(passes: Sequence[Pass], tokens: TokenMap) -> list[str]:
     return found
 
 
-def _notes(passes: Sequence[Pass], tokens: TokenMap, default: str, *, num_layers: int) -> list[str]:
+def _notes(
+    passes: Sequence[Pass], tokens: TokenMap, default: str, num_layers: int, num_steering: int
+) -> list[str]:
     notes = []
     if tokens.overlapping:
         notes.append(
@@ -199,7 +219,12 @@ def _notes(passes: Sequence[Pass], tokens: TokenMap, default: str, *, num_layers
             f"the model returns {passes[0].num_outputs} values and, beside them, {sizes}; the "
             "first are explained, so wrap the model if they are not its class values"
         )
-    others = len(passes[0].norms) - num_layers
+    if num_steering:
+        notes.append(
+            f"{num_steering} normalisations of queries or keys only steer attention, and nothing "
+            "of a patch goes on from there; they are not listed"
+        )
+    others = len(passes[0].norms) - num_layers - num_steering
     if others:
         notes.append(
             f"{others} more normalisations see tensors with another number or order of tokens; "

@@ -225,7 +225,10 @@ def _keep_last(result: Pass, index: int, layout: tuple[int, int]) -> Callable[[T
 
 
 def layers_from(
-    passes: Sequence[Pass], tokens: TokenMap, turned: frozenset[int] = frozenset()
+    passes: Sequence[Pass],
+    tokens: TokenMap,
+    turned: frozenset[int] = frozenset(),
+    steering: frozenset[str] = frozenset(),
 ) -> tuple[NormLayer, ...]:
     """Judge every normalisation that sees the tokens.
 
@@ -237,13 +240,15 @@ def layers_from(
         Where the patches are.
     turned
         Index of the normalisations that see them in another order (`g3dvit.probe_order`).
+    steering
+        Names of normalisations of queries and keys alone.
     """
     layers: list[NormLayer] = []
     for norms in zip(*(p.norms for p in passes), strict=True):
         norm = norms[0]
         if norm.stage.index < tokens.stage and norm.stage.index not in tokens.same_order:
             continue
-        if norm.stage.index in turned:
+        if norm.stage.index in turned or norm.name in steering:
             continue
         before = norm.stage.index < tokens.stage  # inside the patch embedding
         patches_only = before and norm.stage.num_tokens == tokens.num_patches
@@ -267,6 +272,24 @@ def layers_from(
             )
         )
     return tuple(layers)
+
+
+def steering_norms(one: Pass, held: Pass) -> frozenset[str]:
+    """Return the names of normalisations that the score depends on only by steering attention.
+
+    Parameters
+    ----------
+    one
+        A pass.
+    held
+        The same with constant attention weights (`g3dvit.capture.held_attention`).
+    """
+    left = {n.name for n in held.norms if n.gradient is not None and bool(n.gradient.any())}
+    return frozenset(
+        n.name
+        for n in one.norms
+        if n.gradient is not None and bool(n.gradient.any()) and n.name not in left
+    )
 
 
 def judge(gradient: Tensor | None, start: int, num_patches: int) -> tuple[float, float]:

@@ -40,7 +40,11 @@ def one_patch_note(passes: Sequence[Pass], tokens: TokenMap) -> str | None:
 
 
 def folded_notes(
-    one: Pass, tokens: TokenMap, layers: Sequence[NormLayer], default: str
+    one: Pass,
+    tokens: TokenMap,
+    layers: Sequence[NormLayer],
+    default: str,
+    steering: frozenset[str],
 ) -> list[str]:
     """Return sentences where normalisations see pieces of patches, or merged or folded tokens.
 
@@ -52,6 +56,8 @@ def folded_notes(
         Where the patches are.
     layers, default
         What is listed, and its last layer that is alive.
+    steering
+        Names of normalisations of queries and keys.
     """
     told = []
     finer = [index for index, shape in one.elsewhere if _rows(shape) >= 2 * tokens.num_tokens]
@@ -61,7 +67,7 @@ def folded_notes(
             f"{tokens.num_patches} tokens (blocks within each patch, stages of a hierarchy, or a "
             "convolutional stem); maps of its tokens are as coarse as the patches all the same"
         )
-    names = {layer.name for layer in layers}
+    names = {layer.name for layer in layers} | steering
     start = next((n.stage.index for n in one.norms if n.name == default), None)
     if start is None:
         return told
