@@ -91,8 +91,8 @@ def probe_geometry(
         raise GeometryError(
             f"no normalisation of this model sees the {tokens.num_tokens} tokens in which its "
             f"patches can be told apart, but {len(first.norms) + len(first.elsewhere)} see other "
-            "tensors; windowed and hierarchical models (Swin and its kin) have no single grid of "
-            "patches, and are not supported"
+            "tensors; windowed and hierarchical models (Swin and its kin), and models that look at "
+            "slices or axes apart, have no single grid of patches, and are not supported"
         )
     default = next((layer.name for layer in reversed(layers) if layer.status == "alive"), "")
     cautions += _cautions(passes, tokens)

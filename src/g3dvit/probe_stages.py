@@ -151,8 +151,9 @@ def last_unmixed_stage(
     if not ratios:
         raise GeometryError(
             "no tensor inside this model has the shape of tokens, (batch, tokens, features), and "
-            "moves with the input; windowed, hierarchical and convolutional models have no single "
-            "grid of patches, and are not supported"
+            "moves with the input; windowed, hierarchical and convolutional models, and models "
+            "that look at slices or axes apart, have no single grid of patches, and are not "
+            "supported"
         )
     floor = min(ratio for _, ratio in ratios)
     limit = max(UNMIXED, 3 * floor)
