@@ -15,7 +15,7 @@ from folded_models import (
     query_key_norms,
     turning,
 )
-from g3dvit.errors import GeometryError
+from g3dvit.errors import GeometryError, MethodError
 from g3dvit.explain import Explainer
 from g3dvit.probe import probe_geometry
 from gallery import GALLERY, SHAPE, TinyViT, seeded
@@ -97,6 +97,17 @@ def test_maps_of_a_model_that_turns_its_tokens_are_in_the_right_place(turned):
             x.detach(), "hirescam", target=0, score="logit", target_layer=name
         )
         torch.testing.assert_close(found.relevance.flatten(1), by_hand, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method", ["hirescam_blocks", "cam", "attention_rollout", "gradient_rollout", "agcam", "legrad"]
+)
+def test_methods_that_need_one_order_are_refused_where_tokens_are_turned(method):
+    x = torch.randn(2, 1, *SHAPE)
+    for turned in ((False, True), (True, False)):
+        explainer = Explainer(seeded(lambda turned=turned: turning(*turned))(), (1, *SHAPE))
+        with pytest.raises(MethodError, match="this model turns or sorts them on the way"):
+            explainer.explain(x, method)
 
 
 def test_orders_are_found_beside_class_token_and_registers():

@@ -99,6 +99,9 @@ class Geometry(ShowsItself):
         What a user should know about this model, in sentences.
     cautions
         Those of the notes that every reader of its maps should see.
+    turned_layers
+        Normalisation layers that see the patches in another order than `token_order` says; they
+        are not among `layers`.
     """
 
     input_shape: tuple[int, ...]
@@ -115,6 +118,7 @@ class Geometry(ShowsItself):
     default_layer: str
     notes: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    turned_layers: tuple[str, ...] = ()
 
     @property
     def num_patches(self) -> int:

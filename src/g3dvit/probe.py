@@ -112,6 +112,7 @@ def probe_geometry(
         default_layer=default,
         notes=(*cautions, *_notes(passes, tokens, default, len(layers), len(steering))),
         cautions=tuple(cautions),
+        turned_layers=tuple(n.name for n in passes[0].norms if n.stage.index in turned),
     )
 
 
