@@ -248,6 +248,16 @@ def test_absent_and_unsuitable_layers_are_refused():
     assert not model[0]._forward_hooks
 
 
+def test_first_output_takes_the_one_matrix_of_a_mapping_and_never_guesses():
+    z, features = torch.randn(3, 2), torch.randn(3, 8)
+    assert first_output({"loss": torch.tensor(0.3), "tokens": torch.randn(3, 5, 8), "out": z}) is z
+    assert first_output({"features": features, "logits": z}) is z
+    with pytest.raises(
+        ModelError, match=r"'features' \(3, 8\), 'out' \(3, 2\); call the right one"
+    ):
+        first_output({"features": features, "out": z})
+
+
 def test_first_output_reads_tuples_mappings_and_vectors():
     z = torch.randn(3, 2)
     named = {"loss": None, "logits": z}

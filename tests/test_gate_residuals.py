@@ -144,6 +144,18 @@ def softmax_in_place(x):
     return (a / a.sum(-1, keepdim=True)) @ x
 
 
+def added_into(function):
+    """Add to a part of a result in place, as relative positions are added to products."""
+
+    def run(x):
+        out = function(x)
+        out[:, 1:] += x[:, :1].mean()
+        out[:, :, 2] *= 3
+        return out * C.mean()
+
+    return run
+
+
 MORE = {
     "tanh_": written(lambda z: z.tanh_()),
     "sigmoid_": written(lambda z: (z.sigmoid_(), None)[1]),
@@ -162,6 +174,13 @@ MORE = {
     "cosine similarity": lambda x: F.cosine_similarity(x @ W, C[None, None], dim=-1),
     "generalised mean": lambda x: (x @ W).clamp(min=1e-6).pow(3).mean(1).pow(1 / 3),
     "exp_": softmax_in_place,
+    "added into a product": added_into(lambda x: x @ x.mT),
+    "added into a product by einsum": added_into(lambda x: torch.einsum("bij,bkj->bki", x @ W, x)),
+    "added into two factors": added_into(lambda x: (x @ W) * (x @ W.T)),
+    "added into an activation": added_into(lambda x: F.gelu(x @ W)),
+    "added into an activation with an offset": added_into(lambda x: torch.sigmoid(x @ W)),
+    "added into a normalisation": added_into(lambda x: F.layer_norm(x @ W, (6,))),
+    "added into what has a bias": added_into(lambda x: F.linear(x, W, C[0])),
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from captum.attr import LayerGradCam, LayerGradientXActivation
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from folded_models import divided
 from g3dvit.errors import LayerError, MethodError
 from g3dvit.explain import Explainer
 from g3dvit.methods import cam, eigencam, gradcam, gradcam_plus_plus, layercam, xgradcam
@@ -205,6 +206,12 @@ def test_hirescam_blocks_is_refused_where_the_blocks_have_no_norm():
     model = drifted(seeded(lambda: TinyViT(norm=lambda _: nn.Identity(), embed=NormedPatches()))())
     explainer = Explainer(model, (1, *SHAPE))
     with pytest.raises(LayerError, match="no normalisation layer feeds an attention"):
+        explainer.explain(X, "hirescam_blocks")
+
+
+def test_hirescam_blocks_is_refused_where_attention_goes_along_one_axis_at_a_time():
+    explainer = Explainer(drifted(seeded(divided)()), (1, *SHAPE))
+    with pytest.raises(LayerError, match=r"attentions of this model are over 5, 6 \(windows"):
         explainer.explain(X, "hirescam_blocks")
 
 

@@ -30,6 +30,7 @@ from g3dvit.explain_inputs import check_volumes, choose_batch_size, to_input
 from g3dvit.explain_request import (
     Request,
     refuse_empty_layer,
+    refuse_turned_tokens,
     resolve_layer,
     resolve_methods,
     resolve_options,
@@ -234,6 +235,7 @@ class Explainer:
         """
         # 1. what is asked for
         names = resolve_methods(method)
+        refuse_turned_tokens(names, self.geometry)
         scored = resolve_score(score, names)
         targets, several_targets = split_targets(target, self.geometry.num_outputs)
         refuse_target_of_function(scored, target)

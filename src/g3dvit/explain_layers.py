@@ -22,12 +22,21 @@ def explain_blocks(batch: Context) -> None:
     Raises
     ------
     LayerError
-        If no normalisation layer of the blocks feeds an attention, and none is alive.
+        If no normalisation layer of the blocks feeds an attention, and none is alive; or if the
+        attentions are all over windows or single axes.
     """
     geometry = batch.geometry
     names = [layer.name for layer in geometry.layers if layer.num_prefix_tokens is None]
     layers_pass = LayersPass(batch.network, batch.x, names, geometry.num_tokens, run=batch.run)
     scores = batch.choose_scores(layers_pass.logits)
+    partial = [n for n in layers_pass.partial_keys if n < geometry.num_patches]
+    if partial and not layers_pass.before_attention:
+        raise LayerError(
+            "method='hirescam_blocks' adds up the layers that feed the attentions over all "
+            f"{geometry.num_tokens} tokens, but the attentions of this model are over "
+            f"{', '.join(map(str, partial))} (windows, or one axis at a time); "
+            "use method='frozen_gate'"
+        )
     # Where no attention is recognised, every layer that tells patches apart.
     wanted = layers_pass.before_attention or geometry.alive_layers
     layers = [name for name in wanted if layers_pass.activations(name) is not None]

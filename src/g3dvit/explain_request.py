@@ -214,6 +214,30 @@ def resolve_layer(
     return name
 
 
+#: Methods that take the tokens of several layers, or of the last one, for those of the first.
+_ONE_ORDER = frozenset(
+    {"hirescam_blocks", "cam", "attention_rollout", "gradient_rollout", "agcam", "legrad"}
+)
+
+
+def refuse_turned_tokens(names: Sequence[str], geometry: Geometry) -> None:
+    """Refuse methods that need one order of the tokens where a model changes it.
+
+    Raises
+    ------
+    MethodError
+        If one of them was asked for.
+    """
+    asked = [name for name in names if name in _ONE_ORDER]
+    if asked and geometry.turned_layers:
+        raise MethodError(
+            f"{', '.join(asked)} take the tokens to be in one order from the first block to the "
+            "last, but this model turns or sorts them on the way: "
+            f"{', '.join(geometry.turned_layers[:3])} see them in another order; use "
+            "method='frozen_gate' or 'token_removal'"
+        )
+
+
 def refuse_empty_layer(
     name: str, checks: Iterable[Sequence[tuple[Check, ...]]], geometry: Geometry
 ) -> None:

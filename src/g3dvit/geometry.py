@@ -19,7 +19,7 @@ GradientStatus = Literal["alive", "uniform", "dead"]
 _LEGEND = (
     "gradient   of the class value at the patches' tokens. alive: it differs between patches;",
     "           uniform: it is the same for all, so a map made there says nothing about places;",
-    "           dead: it is zero, so a map made there is empty",
+    "           dead: it is zero at all patches, or at all but one, so a map made there is empty",
     "share      largest gradient of a patch over the largest of any token",
     "spread     how much patches' gradients differ from their mean, over their size",
     "->         the last normalisation layer that is alive: where token maps are made by default",
@@ -42,7 +42,8 @@ class NormLayer:
         Position in the order of execution, from 0.
     status
         ``"alive"``: the patch tokens' gradients differ from each other; ``"uniform"``: they are
-        all equal, so they carry nothing about places; ``"dead"``: they are zero.
+        all equal, so they carry nothing about places; ``"dead"``: they are zero, or one patch of
+        many has one alone (a head that takes a patch for a class token).
     gradient_share
         Largest norm of a patch token's gradient over the largest norm of any token's gradient.
     gradient_spread
@@ -98,6 +99,9 @@ class Geometry(ShowsItself):
         What a user should know about this model, in sentences.
     cautions
         Those of the notes that every reader of its maps should see.
+    turned_layers
+        Normalisation layers that see the patches in another order than `token_order` says; they
+        are not among `layers`.
     """
 
     input_shape: tuple[int, ...]
@@ -114,6 +118,7 @@ class Geometry(ShowsItself):
     default_layer: str
     notes: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    turned_layers: tuple[str, ...] = ()
 
     @property
     def num_patches(self) -> int:

@@ -2,8 +2,9 @@
 
 Everything is measured by running the model; no class name, no shape arithmetic on the number of
 tokens, no position that is taken for granted. `g3dvit.probe_tokens` traces input blocks to
-tokens, `g3dvit.probe_layers` judges layers and pooling; this module puts them together. The model
-is a guest: it is left as it was, also after an exception.
+tokens, `g3dvit.probe_layers` judges layers and pooling, `g3dvit.probe_order` looks whether layers
+see the tokens in their order; this module puts them together. The model is a guest: it is left as
+it was, also after an exception.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from g3dvit.capture import guest, substituted, unwrap
+from g3dvit.capture.held_attention import HeldAttention
 from g3dvit.errors import G3DError, GeometryError
 from g3dvit.geometry import Geometry
-from g3dvit.probe_layers import Pass, bounded_note, find_pooling, layers_from, record_pass
+from g3dvit.probe_layers import Pass, find_pooling, layers_from, record_pass, steering_norms
+from g3dvit.probe_notes import bounded_note, folded_notes, one_patch_note
+from g3dvit.probe_order import turned_norms
 from g3dvit.probe_stages import Sketches, Textures
 from g3dvit.probe_tokens import TokenMap, find_tokens
 
@@ -64,6 +68,7 @@ def probe_geometry(
         first = _first_pass(network, textures, sketches, seed)
         norms = [norm.stage for norm in first.norms]
         tokens = find_tokens(network, textures, shape, norms=norms, before=sketches)
+        turned = turned_norms(network, textures, tokens, norms, sketches.of, seed=seed)
         call: Callable[[Tensor], Any] = network
         passes = [first]
         if not first.has_gradient:
@@ -80,16 +85,18 @@ def probe_geometry(
                 record_pass(network, textures.another(), seed=seed + n, call=call)
                 for n in range(1, _INPUTS)
             ]
-    layers = layers_from(passes, tokens)
-    if not layers and (first.norms or first.elsewhere):
+        steering = _steering(network, textures.another(), passes[0], call, seed)
+    layers = layers_from(passes, tokens, turned, steering)
+    if not layers and not turned and (first.norms or first.elsewhere):
         raise GeometryError(
             f"no normalisation of this model sees the {tokens.num_tokens} tokens in which its "
-            f"patches can be told apart, but {len(first.norms) + first.elsewhere} see other "
-            "tensors; windowed and hierarchical models (Swin and its kin) have no single grid of "
-            "patches, and are not supported"
+            f"patches can be told apart, but {len(first.norms) + len(first.elsewhere)} see other "
+            "tensors; windowed and hierarchical models (Swin and its kin), and models that look at "
+            "slices or axes apart, have no single grid of patches, and are not supported"
         )
     default = next((layer.name for layer in reversed(layers) if layer.status == "alive"), "")
-    cautions += _cautions(passes)
+    cautions += _cautions(passes, tokens)
+    cautions += folded_notes(passes[0], tokens, layers, default, steering)
     return Geometry(
         input_shape=shape,
         spatial_axes=tokens.spatial_axes,
@@ -103,8 +110,9 @@ def probe_geometry(
         num_outputs=first.num_outputs,
         layers=layers,
         default_layer=default,
-        notes=(*cautions, *_notes(passes, tokens, default, num_layers=len(layers))),
+        notes=(*cautions, *_notes(passes, tokens, default, len(layers), len(steering))),
         cautions=tuple(cautions),
+        turned_layers=tuple(n.name for n in passes[0].norms if n.stage.index in turned),
     )
 
 
@@ -133,11 +141,43 @@ def _first_pass(network: nn.Module, textures: Textures, also: Sketches, seed: in
     except G3DError:
         raise
     except Exception as error:
+        if _runs_without_gradients(network, x):
+            raise GeometryError(
+                f"the model runs on {x.device}, but not with gradients, which every map needs: "
+                f"{type(error).__name__}: {error}. Run it on another device, or let it use "
+                "torch's scaled_dot_product_attention or its own softmax in place of a kernel "
+                "that has no backward pass there"
+            ) from error
         raise GeometryError(
             f"the model cannot be run on one input of shape {tuple(x.shape)} ({x.dtype}): "
             f"{type(error).__name__}: {error}. Check `input_shape` (what `model(x)` takes without "
             "the batch); models that need more than one argument take a small wrapper"
         ) from error
+
+
+def _steering(
+    network: nn.Module, x: Tensor, one: Pass, call: Callable[[Tensor], Any], seed: int
+) -> frozenset[str]:
+    """Return the normalisations that only steer attention, as far as that can be seen."""
+
+    def held(values: Tensor) -> Any:
+        with HeldAttention():
+            return call(values)
+
+    try:
+        found = steering_norms(one, record_pass(network, x, seed=seed, call=held))
+    except G3DError:  # nothing but attention weights leads to the score
+        return frozenset()
+    return found if len(found) < len(one.norms) else frozenset()
+
+
+def _runs_without_gradients(network: nn.Module, x: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            network(x)
+    except Exception:  # the caller says what is wrong with it
+        return False
+    return True
 
 
 def _without_zeros(network: nn.Module, seed: int) -> Callable[[Tensor], Any]:
@@ -153,11 +193,9 @@ def _without_zeros(network: nn.Module, seed: int) -> Callable[[Tensor], Any]:
     return substituted(network, filled)
 
 
-def _cautions(passes: Sequence[Pass]) -> list[str]:
-    found = []
-    bounded = bounded_note(passes)
-    if bounded is not None:
-        found.append(bounded)
+def _cautions(passes: Sequence[Pass], tokens: TokenMap) -> list[str]:
+    notes = (bounded_note(passes), one_patch_note(passes, tokens))
+    found = [note for note in notes if note is not None]
     if passes[0].cut:
         found.append(
             "a part of this model runs without autograd (torch.no_grad in its forward, or "
@@ -167,14 +205,27 @@ def _cautions(passes: Sequence[Pass]) -> list[str]:
     return found
 
 
-def _notes(passes: Sequence[Pass], tokens: TokenMap, default: str, *, num_layers: int) -> list[str]:
+def _notes(
+    passes: Sequence[Pass], tokens: TokenMap, default: str, num_layers: int, num_steering: int
+) -> list[str]:
     notes = []
     if tokens.overlapping:
         notes.append(
             "patches overlap: each place is shown at the patch that it moves most, so that the "
             "borders between patches are not sharp"
         )
-    others = len(passes[0].norms) - num_layers
+    if passes[0].widths_beside:
+        sizes = ", ".join(map(str, passes[0].widths_beside))
+        notes.append(
+            f"the model returns {passes[0].num_outputs} values and, beside them, {sizes}; the "
+            "first are explained, so wrap the model if they are not its class values"
+        )
+    if num_steering:
+        notes.append(
+            f"{num_steering} normalisations of queries or keys only steer attention, and nothing "
+            "of a patch goes on from there; they are not listed"
+        )
+    others = len(passes[0].norms) - num_layers - num_steering
     if others:
         notes.append(
             f"{others} more normalisations see tensors with another number or order of tokens; "

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from g3dvit.capture import first_output
+from g3dvit.capture.outputs import widths_beside
 from g3dvit.capture.tokens import Event, on_gradient, watch_tensors
 from g3dvit.errors import GeometryError
 from g3dvit.geometry import GradientStatus, NormLayer
@@ -31,13 +32,6 @@ DEAD = 1e-6
 UNIFORM = 1e-4
 
 Pooling = Literal["class token", "mean of patches", "mean of all tokens", "other"]
-
-_BOUNDING = {
-    "tanh": "tanh: its scores lie between -1 and 1",
-    "sigmoid": "a sigmoid: its scores lie between 0 and 1",
-    "softmax": "a softmax: its scores are probabilities, not logits",
-    "log_softmax": "log-softmax: its scores are log-probabilities, not logits",
-}
 
 
 @dataclass(slots=True)
@@ -64,12 +58,15 @@ class Pass:
         reaches, and the gradient there, (tokens, features).
     num_outputs
         Number of class values.
+    widths_beside
+        Sizes of what the model returns beside its class values, as (batch, size).
     ending
         Name of the function that made the output, where one did.
     has_gradient
         False where no gradient reached any stage.
     elsewhere
-        Number of normalisations of volumes, windows or other tensors of three axes and more.
+        Normalisations of volumes, windows or other tensors of three axes and more: their index,
+        and the shape of what they give.
     cut
         True where normalisations stand in a part that the model runs without autograd.
     """
@@ -77,9 +74,10 @@ class Pass:
     norms: list[_Norm] = field(default_factory=list)
     last_gradients: dict[tuple[int, int], tuple[int, Tensor]] = field(default_factory=dict)
     num_outputs: int = 0
+    widths_beside: tuple[int, ...] = ()
     ending: str = ""
     has_gradient: bool = False
-    elsewhere: int = 0
+    elsewhere: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     cut: bool = False
 
 
@@ -135,7 +133,7 @@ def record_pass(
             runs[event.norm] += 1
         layout = token_layout(tensor.shape)
         if layout is None and event.norm is not None and tensor.dim() > 2:
-            result.elsewhere += 1
+            result.elsewhere.append((event.index, tuple(tensor.shape)))
         if layout is None or not tensor.is_floating_point():
             return None
         if tensor.is_inference():
@@ -167,6 +165,7 @@ def record_pass(
         scores = first_output(raw)
         result.ending = made_by.get(id(_same_object(raw, scores)), "")
         result.num_outputs = int(scores.shape[1])
+        result.widths_beside = widths_beside(raw)
         if not scores.requires_grad:
             raise GeometryError(
                 _NOT_CONNECTED.format(why="it runs under no_grad, or detaches its output")
@@ -225,7 +224,12 @@ def _keep_last(result: Pass, index: int, layout: tuple[int, int]) -> Callable[[T
     return hook
 
 
-def layers_from(passes: Sequence[Pass], tokens: TokenMap) -> tuple[NormLayer, ...]:
+def layers_from(
+    passes: Sequence[Pass],
+    tokens: TokenMap,
+    turned: frozenset[int] = frozenset(),
+    steering: frozenset[str] = frozenset(),
+) -> tuple[NormLayer, ...]:
     """Judge every normalisation that sees the tokens.
 
     Parameters
@@ -234,11 +238,17 @@ def layers_from(passes: Sequence[Pass], tokens: TokenMap) -> tuple[NormLayer, ..
         Passes over different inputs; the clearest of them counts.
     tokens
         Where the patches are.
+    turned
+        Index of the normalisations that see them in another order (`g3dvit.probe_order`).
+    steering
+        Names of normalisations of queries and keys alone.
     """
     layers: list[NormLayer] = []
     for norms in zip(*(p.norms for p in passes), strict=True):
         norm = norms[0]
         if norm.stage.index < tokens.stage and norm.stage.index not in tokens.same_order:
+            continue
+        if norm.stage.index in turned or norm.name in steering:
             continue
         before = norm.stage.index < tokens.stage  # inside the patch embedding
         patches_only = before and norm.stage.num_tokens == tokens.num_patches
@@ -248,12 +258,13 @@ def layers_from(passes: Sequence[Pass], tokens: TokenMap) -> tuple[NormLayer, ..
         judged = [judge(n.gradient, start, tokens.num_patches) for n in norms]
         share = max(s for s, _ in judged)
         spread = max(s for _, s in judged)
+        one = all(reaches_one(n.gradient, start, tokens.num_patches) for n in norms)
         layers.append(
             NormLayer(
                 name=norm.name,
                 kind=norm.kind,
                 order=len(layers),
-                status=_status(share, spread),
+                status="dead" if one else _status(share, spread),
                 gradient_share=share,
                 gradient_spread=spread,
                 token_axis=norm.stage.token_axis,
@@ -261,6 +272,24 @@ def layers_from(passes: Sequence[Pass], tokens: TokenMap) -> tuple[NormLayer, ..
             )
         )
     return tuple(layers)
+
+
+def steering_norms(one: Pass, held: Pass) -> frozenset[str]:
+    """Return the names of normalisations that the score depends on only by steering attention.
+
+    Parameters
+    ----------
+    one
+        A pass.
+    held
+        The same with constant attention weights (`g3dvit.capture.held_attention`).
+    """
+    left = {n.name for n in held.norms if n.gradient is not None and bool(n.gradient.any())}
+    return frozenset(
+        n.name
+        for n in one.norms
+        if n.gradient is not None and bool(n.gradient.any()) and n.name not in left
+    )
 
 
 def judge(gradient: Tensor | None, start: int, num_patches: int) -> tuple[float, float]:
@@ -283,6 +312,14 @@ def judge(gradient: Tensor | None, start: int, num_patches: int) -> tuple[float,
         return 0.0, 0.0
     share = float(patches.norm(dim=1).max()) / largest
     return share, float((patches - patches.mean(0)).norm()) / size
+
+
+def reaches_one(gradient: Tensor | None, start: int, num_patches: int) -> bool:
+    """Tell whether a gradient (tokens, features) reaches one patch of many, and no other."""
+    if gradient is None or num_patches < 3:
+        return False
+    sizes = gradient[start : start + num_patches].norm(dim=1)
+    return int((sizes > DEAD * sizes.max()).sum()) == 1
 
 
 def _status(share: float, spread: float) -> GradientStatus:
@@ -316,14 +353,3 @@ def _pooling_of(one: Pass, tokens: TokenMap) -> Pooling:
         return "mean of patches"
     apart = (others - gradient[is_patch].mean(0)).norm(dim=1)
     return "mean of all tokens" if float(apart.max()) < UNIFORM * float(sizes.max()) else "other"
-
-
-def bounded_note(passes: Sequence[Pass]) -> str | None:
-    """Return a sentence where the model's last step bounds its scores."""
-    ending = _BOUNDING.get(passes[0].ending)
-    if ending is None:
-        return None
-    return (
-        f"bounded score: the model ends in {ending}, and its gradients fade where they "
-        "saturate; explain the values before that step if you can"
-    )

@@ -70,6 +70,14 @@ class Textures:
         values[planes] = self._other.movedim(axis + 1, 0)[planes]
         return self.input(values.movedim(0, axis + 1))
 
+    def with_other_block(self, block: Mapping[int, slice]) -> Tensor:
+        """Return the base input with a block replaced, given by its planes along axes."""
+        axes = range(len(self._shape) - 1)
+        place: tuple[int | slice, ...] = (0, *(block.get(a, slice(None)) for a in axes))
+        values = self.base.clone()
+        values[place] = self._other[place]
+        return self.input(values)
+
     def with_other_middle(self, spatial_axes: Sequence[int]) -> Tensor:
         """Return the base input with another value in its middle voxel, in all channels."""
         sizes = enumerate(self._shape[1:])
@@ -102,7 +110,7 @@ class Sketches:
         """Remember a stage; other tensors pass by."""
         layout = token_layout(event.tensor.shape)
         if layout is not None and event.tensor.is_floating_point():
-            self.of[event.index] = _sketch(event.tensor, layout[0])
+            self.of[event.index] = sketch(event.tensor, layout[0])
 
 
 def last_unmixed_stage(
@@ -117,7 +125,7 @@ def last_unmixed_stage(
         before = sketches.get(event.index)
         if layout is None or before is None:
             return
-        after = _sketch(event.tensor, layout[0])
+        after = sketch(event.tensor, layout[0])
         if after.shape != before.shape:
             return
         moved = (after - before).norm(dim=1)
@@ -143,8 +151,9 @@ def last_unmixed_stage(
     if not ratios:
         raise GeometryError(
             "no tensor inside this model has the shape of tokens, (batch, tokens, features), and "
-            "moves with the input; windowed, hierarchical and convolutional models have no single "
-            "grid of patches, and are not supported"
+            "moves with the input; windowed, hierarchical and convolutional models, and models "
+            "that look at slices or axes apart, have no single grid of patches, and are not "
+            "supported"
         )
     floor = min(ratio for _, ratio in ratios)
     limit = max(UNMIXED, 3 * floor)
@@ -165,7 +174,7 @@ def last_unmixed_stage(
     return list(until_met)[-1][0]
 
 
-def _sketch(tensor: Tensor, token_axis: int) -> Tensor:
+def sketch(tensor: Tensor, token_axis: int) -> Tensor:
     """Return enough of each token to see whether it moved: (tokens, at most 128 features)."""
     tokens = tensor.detach().movedim(token_axis, 0).flatten(1)
     step = -(-tokens.shape[1] // 128)

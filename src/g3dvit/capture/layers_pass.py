@@ -53,6 +53,8 @@ class LayersPass:
             times = stack.enter_context(_AttentionTimes(num_tokens, latest))
             self.logits = first_output((run or model)(x))
         fed = [n for n in dict.fromkeys(times.feeding) if n >= 0]
+        #: How many keys the attentions have that are not over all tokens: windows, one axis.
+        self.partial_keys: tuple[int, ...] = tuple(dict.fromkeys(times.partial_keys))
         #: Names of the layers that ran last before an attention: what the attention reads.
         self.before_attention: tuple[str, ...] = tuple(layers[n] for n in fed)
         self._leaves: dict[str, Tensor] = {
@@ -86,11 +88,12 @@ class LayersPass:
 
 
 class _AttentionTimes(TorchFunctionMode):
-    """Notes, at every attention, what `latest` returns."""
+    """Notes, at every attention over all tokens, what `latest` returns."""
 
     def __init__(self, num_tokens: int, latest: Callable[[], int]) -> None:
         super().__init__()
         self.feeding: list[int] = []
+        self.partial_keys: list[int] = []
         self._num_tokens = num_tokens
         self._latest = latest
 
@@ -99,7 +102,20 @@ class _AttentionTimes(TorchFunctionMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        over_tokens = isinstance(out, Tensor) and out.shape[-1:] == (self._num_tokens,)
-        if name in _ATTENTIONS and (name != "softmax" or over_tokens):
-            self.feeding.append(self._latest())
+        if name in _ATTENTIONS:
+            keys = _number_of_keys(name, args, kwargs or {}, out)
+            if keys == self._num_tokens:
+                self.feeding.append(self._latest())
+            elif keys is not None and keys > 1:
+                self.partial_keys.append(keys)
         return out
+
+
+def _number_of_keys(name: str, args: Any, kwargs: Mapping[str, Any], out: Any) -> int | None:
+    """Return over how many tokens an attention goes; None where a softmax is none."""
+    if name == "softmax":
+        square = isinstance(out, Tensor) and out.ndim > 2 and out.shape[-1] == out.shape[-2]
+        # Others are of class values, or of features.
+        return int(out.shape[-1]) if square else None
+    key = args[1] if len(args) > 1 else kwargs["key"]
+    return int(key.shape[-2] if name == "scaled_dot_product_attention" else key.shape[0])

@@ -31,7 +31,8 @@ def first_output(output: Any) -> Float[Tensor, "batch outputs"]:
     ----------
     output
         What the model returned: a tensor, a tuple or list whose first entry holds the class
-        values (MONAI), or a mapping with ``"logits"`` (Transformers) or whose first entry does.
+        values (MONAI), or a mapping with ``"logits"`` (Transformers), with one tensor of two axes,
+        or whose first entry holds them.
 
     Returns
     -------
@@ -41,7 +42,8 @@ def first_output(output: Any) -> Float[Tensor, "batch outputs"]:
     Raises
     ------
     ModelError
-        If there is no floating-point tensor of one or two axes.
+        If there is no floating-point tensor of one or two axes, or a mapping has several of two
+        axes and none is called ``"logits"``.
     """
     value = output
     while not isinstance(value, Tensor):
@@ -49,7 +51,7 @@ def first_output(output: Any) -> Float[Tensor, "batch outputs"]:
         if named is None:
             named = getattr(value, "logits", None)
         if named is None and isinstance(value, Mapping) and value:
-            named = next(iter(value.values()))
+            named = _only_matrix(value)
         if named is None and isinstance(value, Sequence) and not isinstance(value, str) and value:
             named = value[0]
         if named is None:
@@ -66,6 +68,29 @@ def first_output(output: Any) -> Float[Tensor, "batch outputs"]:
             "models that return (batch, classes) floating-point class values, so wrap the model"
         )
     return value
+
+
+def widths_beside(output: Any) -> tuple[int, ...]:
+    """Return the sizes of further (batch, size) tensors in a tuple or list, behind the first."""
+    if isinstance(output, Mapping) or not isinstance(output, (tuple, list)):
+        return ()
+    return tuple(int(value.shape[1]) for value in output[1:] if _is_matrix(value))
+
+
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2 and value.is_floating_point()
+
+
+def _only_matrix(output: Mapping[Any, Any]) -> Any:
+    """Return the one (batch, size) tensor of a mapping, or its first entry where there is none."""
+    found = {name: value for name, value in output.items() if _is_matrix(value)}
+    if len(found) > 1:
+        listed = ", ".join(f"{name!r} {tuple(value.shape)}" for name, value in found.items())
+        raise ModelError(
+            f"the model returned a mapping in which several entries could be class values: {listed}"
+            "; call the right one 'logits', or wrap the model so that it returns that alone"
+        )
+    return next(iter((found or output).values()))
 
 
 def token_axes(
