@@ -25,6 +25,7 @@ from g3dvit.grids import ImageGrid
 from g3dvit.maps import RelevanceMap
 from g3dvit.notebook.figures import patch_figure, stamped
 from g3dvit.run_result import RunResult
+from g3dvit.shown import mni_template
 
 HOSTILE = ("<script>alert(1)</script>", "b\" onerror='x' & <img src=x>")
 FAILED = Check("<b>sum</b>", 2e-7, None, None, "fail", "Rounding noise <i>only</i>.")
@@ -314,10 +315,35 @@ def test_the_viewer_holds_the_map_and_its_background_in_mm() -> None:
 def test_the_viewer_is_stamped_and_escaped() -> None:
     head = notebook.viewer(small_run(), method="token_gradcam").children[0]
     assert "CHECK FAILED" in head.value
-    head, view = notebook.viewer(one_map(method=HOSTILE[0], checks=[FAILED])).children
+    head, _ = notebook.viewer(one_map(method=HOSTILE[0], checks=[FAILED])).children
     assert {tag for tag, _ in Seen(head.value).tags} == {"b", "div"}
     assert HOSTILE[0] in Seen(head.value).text
-    assert len(view.volumes) == 1
+
+
+def test_the_viewer_of_one_map_has_a_thin_cross_at_its_strongest_value() -> None:
+    one = one_map()
+    head, view = notebook.viewer(one).children
+    under, _ = view.volumes
+    assert "Background: none" in head.value and "green: against" in head.value
+    image = unpacked(under)
+    sizes = nib.affines.voxel_sizes(image.affine)
+    assert sizes.max() < 5
+    assert view.opts.crosshair_width * sizes.min() == pytest.approx(1)
+    # the outer borders are those of the map
+    for corner in np.ndindex(2, 2, 2):
+        there = np.array(corner) * one.data.shape - 0.5
+        here = np.array(corner) * image.shape - 0.5
+        np.testing.assert_allclose(
+            nib.affines.apply_affine(image.affine, here),
+            nib.affines.apply_affine(one.grid.affine, there),
+            atol=1e-4,
+        )
+    # the map runs to the left along i: the cross is told from the left
+    i, j, k = np.unravel_index(np.abs(one.data).argmax(), one.data.shape)
+    parts = [1 - (i + 0.5) / 5, (j + 0.5) / 7, (k + 0.5) / 4]
+    np.testing.assert_allclose(view.scene.crosshair_pos, parts, atol=1e-6)
+    template = notebook.viewer(one_map(space="MNI152NLin6Asym")).children[-1].volumes[0]
+    assert unpacked(template).shape == mni_template().grid.shape
 
 
 def test_what_the_viewer_cannot_show_is_told(monkeypatch) -> None:
