@@ -18,6 +18,7 @@ from g3dvit.probe_stages import Stage, Textures, sketch
 from g3dvit.probe_tokens import TokenMap
 
 _PATCHES = 4
+_ENOUGH = 3  # of them; one may lie where the order leaves it
 #: How much further the token of a patch must move than all others to be clear.
 _CLEAR = 2.0
 
@@ -58,7 +59,10 @@ def turned_norms(
         return frozenset()
     generator = torch.Generator().manual_seed(seed)
     tops: dict[int, set[int]] = {index: set() for index in wanted}
-    for patch in torch.randperm(count, generator=generator)[:_PATCHES].tolist():
+    patches_to_try = torch.randperm(count, generator=generator)[:_PATCHES].tolist()
+    for left, patch in zip(range(_PATCHES, 0, -1), patches_to_try, strict=True):
+        if max(map(len, tops.values())) + left < _ENOUGH:
+            break  # no normalisation can be turned any more, as in nearly every model
         own = tokens.token_order[patch]
         x = textures.with_other_block(_block(tokens, patch))
         for index, moved in _moved(model, x, wanted, before).items():
@@ -67,8 +71,7 @@ def turned_norms(
             top = int(patches.argmax())
             if top != own and first > _CLEAR * second:
                 tops[index].add(top)
-    # One of the four may lie where the order leaves it.
-    return frozenset(index for index, found in tops.items() if len(found) >= _PATCHES - 1)
+    return frozenset(index for index, found in tops.items() if len(found) >= _ENOUGH)
 
 
 def _moved(
