@@ -470,10 +470,14 @@ def test_the_command_line_trains(source: RunSource, tmp_path: Path, capsys) -> N
     words = ["train", *map(str, source.images), "--events", *map(str, source.events)]
     words += ["--classes", "a=a", "b=b", "-o", str(out), "--preset", "none"]
     words += ["--prepare", "standardise=time", "--split", "run", "--epochs", "1"]
-    for name, value in ARGUMENTS.items():
-        words += ["--argument", f"{name}={value}"]
+    for name in ("frame_patch_size", "image_patch_size", "dim", "depth"):
+        words += ["--argument", f"{name}={ARGUMENTS[name]}"]
     assert main(words) == 0
     told = capsys.readouterr()
+    built = yaml.safe_load((out / "model.yaml").read_text())["arguments"]
+    small = small_vit("vit_pytorch.vit_3d:ViT", (6, 8, 10), 2, 1)
+    changed = {name: value for name, value in built.items() if value != small[name]}
+    assert changed == {"frame_patch_size": 3, "image_patch_size": 2, "dim": 16, "depth": 1}
     assert str(out / "model.yaml") in told.out.split()
     assert "held-out balanced accuracy" in told.err and "linear" in told.err
     assert main(words) == 1

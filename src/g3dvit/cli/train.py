@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an argument of the factory; the value is read as YAML; may be repeated",
+        help="an argument of the factory, or a change to the small default; the value is read as "
+        "YAML; may be repeated",
     )
     model.add_argument(
         "--patch-size", type=int, metavar="P", help="voxels per patch edge of the small default"

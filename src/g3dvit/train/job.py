@@ -41,12 +41,20 @@ LINEAR = "linear_decoder.safetensors"
 RECIPE = "training.json"
 
 
+#: The default factory, and what tells it everything.
+SMALL = "vit_pytorch.vit_3d:ViT"
+_COMPLETE = frozenset(
+    {"image_size", "frames", "image_patch_size", "frame_patch_size"}
+    | {"num_classes", "dim", "depth", "heads", "mlp_dim"}
+)
+
+
 def train_model(
     source: RunSource,
     output: str | Path,
     *,
     preparation: Preparation,
-    factory: str = "vit_pytorch.vit_3d:ViT",
+    factory: str = SMALL,
     arguments: Mapping[str, Any] | None = None,
     patch_size: int | None = None,
     class_names: Sequence[str] | None = None,
@@ -78,8 +86,9 @@ def train_model(
     preparation
         Saved with the model.
     factory, arguments
-        What builds the model, ``package.module:Name``, and its keyword arguments. Without
-        arguments and with the default factory, a small ViT with `patch_size` is built.
+        What builds the model, ``package.module:Name``, and its keyword arguments. With the
+        default factory, a small ViT with `patch_size` is built, and `arguments` change it; where
+        they name all that it needs, they are all that counts.
     patch_size
         Voxels per patch edge of the small ViT; must divide the prepared grid.
     class_names
@@ -134,11 +143,15 @@ def train_model(
         gap_volumes=gap_volumes,
         seed=seed,
     )
-    if arguments is None:
-        arguments = small_vit(factory, samples.grid.shape, len(samples.class_names), patch_size)
+    own = dict(arguments or {})
+    if arguments is None or (factory == SMALL and not set(own) >= _COMPLETE):
+        if {"image_patch_size", "frame_patch_size"} <= set(own):
+            patch_size = 1  # theirs count
+        small = small_vit(factory, samples.grid.shape, len(samples.class_names), patch_size)
+        own = {**small, **own}
     description = ModelDescription(
         factory=factory,
-        arguments=dict(arguments),
+        arguments=own,
         preparation=preparation,
         class_names=samples.class_names,
         input_axes=input_axes,
@@ -195,7 +208,7 @@ def small_vit(
     InputError
         If the factory is another one, or no patch size divides the grid.
     """
-    if factory != "vit_pytorch.vit_3d:ViT":
+    if factory != SMALL:
         raise InputError(f"{factory} needs its arguments: --argument NAME=VALUE ...")
     fits = [p for p in range(15, 2, -1) if not any(n % p for n in shape)]
     if patch_size is None and fits:
