@@ -37,7 +37,7 @@ from g3dvit.benchmark.model_maps import upsample
 from g3dvit.benchmark.models import build_model
 from g3dvit.benchmark.removal import log_odds, removal_gain, single_removal
 from g3dvit.benchmark.run import finished_part, part_path
-from g3dvit.benchmark.table import nested_interval
+from g3dvit.benchmark.table import columns_of, nested_interval
 from g3dvit.benchmark.vit3d import embed, logits_of
 from g3dvit.cli import benchmark as command
 from g3dvit.errors import InputError, MethodError
@@ -329,6 +329,16 @@ def test_the_table_says_what_was_run() -> None:
     found = {row["metric"]: row["mean"] for row in rows}
     assert float(found["auc"]) == pytest.approx(0.75)
     assert found["srg"] == "n/a"
+
+
+@pytest.mark.parametrize("associated", [0.5, 0.75])
+def test_what_is_associated_has_a_column_where_it_is_not_all_that_is_used(associated) -> None:
+    plain = part(0, [0.4, 0.6])
+    plain.values["frozen_gate"]["associated_auc"] = np.full(2, associated)
+    lines = summarise([plain], draws=50)
+    differs = associated != 0.5
+    assert ("associated_auc" in columns_of(lines)) == differs
+    assert ("AUC assoc." in to_markdown(lines)) == differs
 
 
 # -- the whole -------------------------------------------------------------------------------

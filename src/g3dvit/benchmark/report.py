@@ -11,7 +11,7 @@ from g3dvit.benchmark.maps import RECOMMENDED_ROW, ROWS
 from g3dvit.benchmark.metrics import METRICS
 from g3dvit.benchmark.models import ModelRecipe, is_trained, trained_model
 from g3dvit.benchmark.run import RunSettings
-from g3dvit.benchmark.table import Line, to_markdown, to_tsv
+from g3dvit.benchmark.table import Line, columns_of, to_markdown, to_tsv
 from g3dvit.benchmark.targets import Reached, targets_to_markdown
 from g3dvit.folders import write_text
 from g3dvit.plain import to_json
@@ -161,7 +161,9 @@ def write_report(
         gamma=settings.maps.model.gamma,
         recommended=ROWS[RECOMMENDED_ROW],
         models="\n".join(f"- {case.name}: {_describe(case.recipe)}" for case in cases),
-        columns="\n".join(f"- {m.title}: {m.meaning}." for m in METRICS.values()),
+        columns="\n".join(
+            f"- {METRICS[m].title}: {METRICS[m].meaning}." for m in columns_of(lines)
+        ),
     )
     body = [
         head,

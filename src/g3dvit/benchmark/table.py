@@ -170,6 +170,7 @@ _COLUMNS = (
     "patch_auc",
     "patch_ap",
     "patch_pointing",
+    "associated_auc",
     "mass",
     "distractor_auc",
     "distractor_mass",
@@ -183,17 +184,32 @@ _COLUMNS = (
 _FORMS = {"mass": ".1f", "distractor_mass": ".2f", "peak_mm": ".1f"}
 
 
+def columns_of(lines: Sequence[Line]) -> list[str]:
+    """Return the metrics that the tables of some lines show.
+
+    "Associated" is shown where it is not the truth itself: where a suppressor is used as well.
+    """
+
+    def known(metric: str, line: Line) -> bool:
+        return metric in line.cells and not np.isnan(line.cells[metric].mean)
+
+    def differs(line: Line) -> bool:
+        return line.cells["associated_auc"].mean != line.cells["auc"].mean
+
+    return [
+        m
+        for m in _COLUMNS
+        if any(known(m, one) and (m != "associated_auc" or differs(one)) for one in lines)
+    ]
+
+
 def to_markdown(lines: Sequence[Line]) -> str:
     """Return one table per case; a cell is the mean and, in brackets, its 95 % interval."""
     blocks = []
     for case in dict.fromkeys(line.case for line in lines):
         mine = [line for line in lines if line.case == case]
         first = mine[0]
-        shown = [
-            m
-            for m in _COLUMNS
-            if any(m in line.cells and not np.isnan(line.cells[m].mean) for line in mine)
-        ]
+        shown = columns_of(mine)
         seeds = f"{first.seeds} training seed" + ("s" if first.seeds > 1 else "")
         n = max(cell.n_volumes for line in mine for cell in line.cells.values())
         head = ["map", *(METRICS[m].title for m in shown), "s/volume"]
