@@ -294,10 +294,12 @@ def test_the_command_compares_a_run_and_the_page_shows_it(
     best = table["pearson"].idxmax()  # of two noisy maps with one peak
     assert "right" in best and "frozen" in best and table["dice_5"][best] > 0.2
     frozen = table[[("frozen" in name) for name in table.index]]
+    assert frozen.index.tolist() == [f"content of frozen gate, {c}" for c in ("left", "right")]
     assert (frozen["srg"] == 3.5).all() and (frozen["relative_srg"] == 0.9).all()
     assert all(("CHECK FAILED" in table["warnings"][n]) == ("frozen" not in n) for n in table.index)
     about = json.loads((run_folder / "tables" / "compare.json").read_text())
     assert set(about["columns"]) == {*table.columns, "map"} and about["section"] == "comparison"
+    assert "the content is compared" in about["note"]
     svg = (run_folder / "figures" / "compare-1.svg").read_text()
     assert "Spearman" in svg and str(tmp_path) not in svg
     of = {name: n for n, name in enumerate(table.index, 1)}

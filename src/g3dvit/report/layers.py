@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from g3dvit.aggregate import GroupKey
-from g3dvit.maps import RelevanceMap
+from g3dvit.maps import RelevanceMap, content_of
 from g3dvit.report.contrasts import contrasts_of, difference
 from g3dvit.report.display import shown_mean
 from g3dvit.report.encode import encode_relevance
@@ -138,7 +138,7 @@ def _part_layers(
     layers = []
     for at, part in enumerate(parts):
         for mean in means_of_part(result, maps, part):
-            shown = _content_of(mean.patch)
+            shown = content_of(mean.patch)
             layer = _mean_layer(shown, "patches", number, maps, mean.patch)
             layer |= {"kind": "part mean", "group": None, "key": str(mean.key), "part": at}
             layer |= {"title": f"{part.name}: {mean.title}", "parts": None}
@@ -169,7 +169,7 @@ def _volume_layers(
     for at, (run, volumes) in enumerate(runs):
         count = volumes.n_volumes
         own: Sequence[Sequence[CheckLike]] = maps.checks[first : first + count] or [()] * count
-        shown = _content_of(volumes)
+        shown = content_of(volumes)
         layers.append(
             {
                 "method": number,
@@ -200,8 +200,8 @@ def _class_mean_map(
     if maps.fine:
         if budget > 0:
             return replace(mean.voxel, data=shown_mean(maps, mean, result.display)), "voxels"
-        return _content_of(mean.patch), "patches"
-    shown = _content_of(mean.patch)
+        return content_of(mean.patch), "patches"
+    shown = content_of(mean.patch)
     if budget <= 0 or any(_is_resampled(mean.voxel, one) for one in (mean.patch, shown)):
         return shown, "patches"
     return mean.voxel, "voxels"
@@ -212,12 +212,6 @@ def _is_resampled(voxel: RelevanceMap, patch: RelevanceMap) -> bool:
     resampled = patch.to_grid(voxel.grid).data
     tolerance = 1e-3 * float(np.abs(resampled).max(initial=0.0))
     return np.allclose(resampled, voxel.data, atol=tolerance)
-
-
-def _content_of(relevance: RelevanceMap) -> RelevanceMap:
-    """Return the content of a map that has it apart from the position's share, else the map."""
-    content = relevance.companions.get("content")
-    return relevance if content is None else replace(relevance, data=content, companions={})
 
 
 def _mean_layer(
@@ -251,7 +245,7 @@ def _parts_of(volumes: RelevanceMap, *, whole: bool = False) -> dict[str, Any] |
         parts = _SUM
     else:
         return None
-    values = {**volumes.companions, "total": volumes.data, "": _content_of(volumes).data}
+    values = {**volumes.companions, "total": volumes.data, "": content_of(volumes).data}
     items = [
         {"title": title, "sentence": sentence}
         | (encode_relevance(values[name], volumes.grid) if name or whole else {"nifti": None})

@@ -186,6 +186,19 @@ def stamp_of(checks: Sequence[CheckLike]) -> str | None:
     return "CHECK FAILED: " + " | ".join(failed) if failed else None
 
 
+def map_words(metadata: Mapping[str, Any]) -> list[str]:
+    """Return what a single map is of, as its sidecar tells: method, weighting, target.
+
+    Examples
+    --------
+    >>> map_words({"method": "frozen_gate", "companion": "content", "target": "right"})
+    ['content of frozen_gate', 'right']
+    """
+    words = [str(metadata[key]) for key in ("method", "weighting", "target") if metadata.get(key)]
+    companion = str(metadata.get("companion") or "").replace("_", " ")
+    return [f"{companion} of {words[0]}", *words[1:]] if companion and words else words
+
+
 def stamp_in(metadata: Mapping[str, Any]) -> str | None:
     """Return the stamp that a map's sidecar carries, for checks of the map and of its run."""
     stamps = [metadata.get("stamp"), *(metadata.get("stamps") or [])]
