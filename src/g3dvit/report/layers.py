@@ -19,7 +19,7 @@ from g3dvit.report.contrasts import contrasts_of, difference
 from g3dvit.report.display import shown_mean
 from g3dvit.report.encode import encode_relevance
 from g3dvit.report.parts import Part, means_of_part
-from g3dvit.report.words import stamp_of
+from g3dvit.report.words import stamp_of, units_on
 from g3dvit.run_result import CheckLike, ClassMean, MapSet, RunResult
 
 
@@ -179,6 +179,7 @@ def _volume_layers(
                 "group": None,
                 "target": result.volume_target,
                 "on": "patches",
+                "units": units_on(maps, "patches"),
                 "what": "content" if "content" in volumes.companions else "",
                 "title": f"Every volume: {run.name} ({count})",
                 "range": _top(shown),
@@ -222,6 +223,7 @@ def _mean_layer(
         "signed": maps.signed,
         **encode_relevance(shown.data, shown.grid),
         "on": on,
+        "units": units_on(maps, on),
         "range": _top(shown),
         "what": "content" if "content" in patch.companions else "",
         "parts": _parts_of(patch, whole=True),
