@@ -131,6 +131,23 @@ def test_a_swap_of_left_and_right_is_told() -> None:
     assert found.mirrored > 0.9
 
 
+def test_a_swap_is_told_of_a_map_whose_evidence_lies_in_few_patches() -> None:
+    """As frozen gates are: one hand area holds nearly all, and ranks are those of noise."""
+    place = np.argwhere(np.ones(SHAPE, bool))
+    x = GRID.vox2world(place)[:, 0].reshape(SHAPE)
+    left = smooth(1) * 1e-3
+    left[1, 4, 3] = 2.0  # at x = -37
+    right = smooth(2) * 1e-3
+    right[np.abs(x[:, 4, 3] - 38).argmin(), 4, 3] = 2.0
+    one = RelevanceMap(left.astype(np.float32), GRID)
+    found = compare_maps(one, right[::-1].copy(), GRID, options=NO_P)
+    assert found.warnings == () and found.found.pearson > 0.9
+    found = compare_maps(one, right, GRID, options=NO_P)
+    assert found.found.pearson < 0.1 and found.mirrored < 0.3
+    assert "agrees better when mirrored (Pearson" in found.warnings[0]
+    assert len(found.warnings) == 1
+
+
 @pytest.mark.parametrize("share", [0.1, 0.2])
 def test_clusters_both_ways_equal_nilearns_with_what_the_other_has(share: float) -> None:
     one = relevance(3)
