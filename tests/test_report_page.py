@@ -453,7 +453,7 @@ def test_words_of_methods(result):
     text = methods_text(result)
     assert "12 volumes of 1 run." in text
     assert "transformer.layers.5.0.norm" in text
-    assert "These maps failed the checks D3 centring." in text
+    assert "These maps failed the check D3 centring." in text
     assert "add up to the score" in method_sentence("frozen_gate")
     assert method_sentence("new_one") == "Relevance by the method new_one."
     assert stamp_of([]) is None
@@ -609,7 +609,16 @@ def test_every_button_that_saves_says_what(page):
 
 def test_words_for_a_paper_tell_signs_counts_and_every_check_that_did_not_pass(result):
     gate, cam = result.maps
-    own = tuple(replace(m, n=m.n + 7, target=str(m.key.group)) for m in gate.class_means)
+    told = {"options": {"shifts": 8}, "sample": {"rule": "at most 20 volumes of each class"}}
+    own = tuple(
+        replace(
+            m,
+            n=m.n + 7,
+            target=str(m.key.group),
+            patch=replace(m.patch, metadata={**m.patch.metadata, **told}),
+        )
+        for m in gate.class_means
+    )
     shown = replace(
         gate,
         method="shift_averaged",
@@ -624,13 +633,13 @@ def test_words_for_a_paper_tell_signs_counts_and_every_check_that_did_not_pass(r
     one = replace(result, maps=(shown, gate, cam), checks=(blind,), volume_target="predicted class")
     text = methods_text(one)
     assert "signed, but those of shift-averaged, which have one sign" in text
-    assert "These maps drew warnings of the checks evidence at shifts." in text
-    assert "The whole run drew warnings of the checks amplitude blindness." in text
+    assert "These maps drew warnings of the check evidence at shifts." in text
+    assert "The whole run drew warnings of the check amplitude blindness." in text
     assert (
-        "These maps failed the checks D3 centring." in text
-        and "explain the predicted class" in text
+        "These maps failed the check D3 centring." in text and "explain the predicted class" in text
     )
     assert "take the content" in text
+    assert "Settings: shifts 8. Its class means are of at most 20 volumes of each class." in text
     wrong = next(m for m in own if m.key.which == "error")
     assert f"misclassified, n = {wrong.n}" in text
     items = {row["item"]: row["value"] for row in reporting_list(one)}
@@ -642,4 +651,4 @@ def test_words_for_a_paper_tell_signs_counts_and_every_check_that_did_not_pass(r
     alone = {row["item"]: row["value"] for row in reporting_list(replace(one, maps=(gate,)))}
     assert alone["Averaging"] == "; ".join(mean.title for mean in gate.class_means)
     plain = methods_text(replace(one, maps=(gate,), checks=(), volume_target=one.target))
-    assert "unscaled, and signed. " in plain and "the checks" not in plain
+    assert "unscaled, and signed. " in plain and "the check" not in plain

@@ -302,6 +302,7 @@ def methods_text(result: RunResult) -> str:
         if any(mean.target for mean in maps.class_means):
             counts = "; ".join(mean.title for mean in maps.class_means)
             sentences.append(f"Its class means explain each group's own class ({counts}).")
+        sentences += _settings(maps)
         if maps.content is not maps:
             sentences.append(
                 "Pictures and tables of regions take the content, without what the place of a "
@@ -321,13 +322,26 @@ def methods_text(result: RunResult) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
+def _settings(maps: MapSet) -> list[str]:
+    """Return what was set for a method, and which volumes its means are of, where told."""
+    each = [*(mean.patch for mean in maps.class_means), *maps.volumes][:1]
+    told = each[0].metadata if each else {}
+    options, sample = told.get("options"), told.get("sample")
+    sentences = []
+    if isinstance(options, Mapping) and (set_to := [f"{k} {v}" for k, v in options.items()]):
+        sentences.append(f"Settings: {', '.join(set_to)}.".replace("_", " "))
+    if isinstance(sample, Mapping) and sample.get("rule"):
+        sentences.append(f"Its class means are of {sample['rule']}.")
+    return sentences
+
+
 def _told(checks: Sequence[CheckLike], of: str) -> str:
     """Return which checks failed or warned, in sentences; empty where all passed."""
     told = []
-    for verdict, words in (("fail", "failed the checks"), ("warn", "drew warnings of the checks")):
+    for verdict, words in (("fail", "failed"), ("warn", "drew warnings of")):
         names = [check.name.replace("_", " ") for check in checks if check.verdict == verdict]
         if names:
-            told.append(f"{of} {words} {', '.join(names)}.")
+            told.append(f"{of} {words} the check{'s' * (len(names) > 1)} {', '.join(names)}.")
     return " ".join(told)
 
 
