@@ -131,6 +131,23 @@ def test_a_swap_of_left_and_right_is_told() -> None:
     assert found.mirrored > 0.9
 
 
+def test_a_swap_is_told_of_a_map_whose_evidence_lies_in_few_patches() -> None:
+    """As frozen gates are: one hand area holds nearly all, and ranks are those of noise."""
+    place = np.argwhere(np.ones(SHAPE, bool))
+    x = GRID.vox2world(place)[:, 0].reshape(SHAPE)
+    left = smooth(1) * 1e-3
+    left[1, 4, 3] = 2.0  # at x = -37
+    right = smooth(2) * 1e-3
+    right[np.abs(x[:, 4, 3] - 38).argmin(), 4, 3] = 2.0
+    one = RelevanceMap(left.astype(np.float32), GRID)
+    found = compare_maps(one, right[::-1].copy(), GRID, options=NO_P)
+    assert found.warnings == () and found.found.pearson > 0.9
+    found = compare_maps(one, right, GRID, options=NO_P)
+    assert found.found.pearson < 0.1 and found.mirrored < 0.3
+    assert "agrees better when mirrored (Pearson" in found.warnings[0]
+    assert len(found.warnings) == 1
+
+
 @pytest.mark.parametrize("share", [0.1, 0.2])
 def test_clusters_both_ways_equal_nilearns_with_what_the_other_has(share: float) -> None:
     one = relevance(3)
@@ -294,10 +311,12 @@ def test_the_command_compares_a_run_and_the_page_shows_it(
     best = table["pearson"].idxmax()  # of two noisy maps with one peak
     assert "right" in best and "frozen" in best and table["dice_5"][best] > 0.2
     frozen = table[[("frozen" in name) for name in table.index]]
+    assert frozen.index.tolist() == [f"content of frozen gate, {c}" for c in ("left", "right")]
     assert (frozen["srg"] == 3.5).all() and (frozen["relative_srg"] == 0.9).all()
     assert all(("CHECK FAILED" in table["warnings"][n]) == ("frozen" not in n) for n in table.index)
     about = json.loads((run_folder / "tables" / "compare.json").read_text())
     assert set(about["columns"]) == {*table.columns, "map"} and about["section"] == "comparison"
+    assert "the content is compared" in about["note"]
     svg = (run_folder / "figures" / "compare-1.svg").read_text()
     assert "Spearman" in svg and str(tmp_path) not in svg
     of = {name: n for n, name in enumerate(table.index, 1)}

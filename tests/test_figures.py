@@ -19,6 +19,7 @@ from g3dvit.checks import Check
 from g3dvit.errors import InputError, SpaceError
 from g3dvit.folders import output_folder
 from g3dvit.grids import ImageGrid
+from g3dvit.maps import content_of
 from g3dvit.outputs import write_run
 from g3dvit.report.drawing import save_figure
 from g3dvit.report.figure_maps import surface_values
@@ -174,7 +175,8 @@ def test_the_time_course_draws_the_relevance_of_the_peaks_patch() -> None:
     # "right" is planted at (-40, -22, 56) mm: the patch whose box of 20 x 24 x 16 mm holds it.
     middle = SMALL.to_image_grid()
     at = tuple(np.floor(middle.world2vox([-40.0, -22.0, 56.0]) + 0.5).astype(int))
-    np.testing.assert_allclose(line.get_ydata(), gates.volumes[0].data[at], rtol=1e-6)
+    content = gates.volumes[0].companions["content"]  # as in every picture
+    np.testing.assert_allclose(line.get_ydata(), content[at], rtol=1e-6)
     x, y, z = (round(v) for v in middle.vox2world(at))
     text = words_of(figure)
     assert f"({x}, {y}, {z}) mm" in text and "20 × 24 × 16 mm" in text and "log-odds" in text
@@ -194,7 +196,7 @@ def test_the_time_course_of_a_region_is_its_mean() -> None:
     figure = figures.time_course(run, region="l")
     (line,) = [x for x in figure.axes[-1].lines if x.get_label() == "relevance"]
     gates = next(m for m in RUN.maps if m.method == "frozen_gate")
-    fine = gates.volumes[0].to_grid(grid, interpolation="nearest").data[x < 0]
+    fine = content_of(gates.volumes[0]).to_grid(grid, interpolation="nearest").data[x < 0]
     np.testing.assert_allclose(line.get_ydata(), fine.mean(axis=0), atol=1e-5)
     with pytest.raises(InputError, match="no region 'x'; it has l, r"):
         figures.time_course(run, region="x")

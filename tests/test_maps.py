@@ -10,7 +10,7 @@ import pytest
 
 from g3dvit.errors import GridError, ImageError, InputError, OutputError
 from g3dvit.grids import ImageGrid, PatchGrid
-from g3dvit.maps import RelevanceMap, patch_map, stack_volumes
+from g3dvit.maps import RelevanceMap, content_of, patch_map, sidecar_of, stack_volumes
 
 
 def rotation(degrees, axis):
@@ -296,3 +296,27 @@ def test_a_sidecar_that_is_none_is_one_clear_error(tmp_path, text):
     (tmp_path / "a_relevance.json").write_text(text, encoding="latin-1")
     with pytest.raises(ImageError, match="the sidecar"):
         RelevanceMap.load(path)
+
+
+def test_a_companion_is_read_with_the_sidecar_of_its_map(tmp_path):
+    grid = ImageGrid((2, 3, 4), np.diag([9.0, 9.0, 9.0, 1.0]))
+    content, weights = np.full((2, 3, 4), 2.0), np.full((2, 3, 4), 7.0)
+    told = {"method": "frozen_gate", "units": "log-odds", "stamp": "CHECK FAILED: x"}
+    parts = {"content": content, "patch_weights": weights}
+    one = RelevanceMap(np.ones((2, 3, 4)), grid, told, (18.0, 18.0, 18.0), companions=parts)
+    for name, base in (("a_relevance.nii.gz", "a"), ("b.nii.gz", "b")):
+        one.save(tmp_path / name)
+        alone = RelevanceMap.load(tmp_path / f"{base}_content.nii.gz")
+        assert alone.metadata == {**told, "companion": "content"} and not alone.companions
+        assert alone.resolution_mm == (18.0, 18.0, 18.0) and (alone.data == 2).all()
+        other = RelevanceMap.load(tmp_path / f"{base}_patchweights.nii.gz")
+        assert other.metadata["companion"] == "patch_weights"
+        assert other.units == ""  # those of the map are of the product
+        assert np.array_equal(content_of(one).data, content) and content_of(alone) is alone
+    # A file that only looks like one has no sidecar; nor is any other JSON taken for it.
+    one.to_image().to_filename(tmp_path / "a_other.nii.gz")
+    one.to_image().to_filename(tmp_path / "c_content.nii.gz")
+    (tmp_path / "c.json").write_text("[1]")
+    for name in ("a_other.nii.gz", "c_content.nii.gz"):
+        assert RelevanceMap.load(tmp_path / name).metadata == {}
+        assert sidecar_of(tmp_path / name) is None

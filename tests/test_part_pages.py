@@ -159,14 +159,15 @@ def test_regions_are_those_of_its_own_mean(pages, result):
     gate, table = result.maps[1], result.predictions.iloc[10:20]
     chosen = [n for n, row in enumerate(table.to_dict("records")) if row["label"] == "right"]
     chosen = [n for n in chosen if table["predicted"].iloc[n] == "right"]
-    total = sum(gate.volumes[1].data[..., n].astype(float) for n in chosen)
+    content = gate.volumes[1].companions["content"]  # as the page shows it
+    total = sum(content[..., n].astype(float) for n in chosen)
     mean = replace(gate.class_means[0].patch, data=np.float32(total / len(chosen)), companions={})
     weights = region_weights(result.parcellation, mean.grid)
     options = RegionOptions(n_surrogates=0)
     mask = default_mask(weights)
     expected = region_table([mean], weights, mask=mask, options=options)
     page = (pages / "report_sub-02.html").read_text()
-    title = page.index("sub-02: frozen gate, “right” volumes")
+    title = page.index("sub-02: content of frozen gate, “right” volumes")
     body = page[title : page.index("</table>", title)]
     assert "Computed again for sub-02, one subject of 3, without random maps" in body
     columns = re.findall(r"<th[^>]*>(.*?)</th>", body)

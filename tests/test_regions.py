@@ -490,3 +490,20 @@ def test_a_map_that_is_one_of_the_random_ones_is_rarely_called_special() -> None
         naive += (np.abs((own - centre) / spread).max() > largest).all()
     assert naive > 100
     assert low <= 75  # of 1000 at .05; more with probability 2e-4
+
+
+def test_a_patch_of_many_small_parts_is_not_called_outside_the_atlas() -> None:
+    grid = ImageGrid((40, 40, 40), np.diag([1.0, 1, 1, 1]))
+    labels = np.zeros(grid.shape, np.int16)
+    for n in range(16):  # each 1 of 40 of the first patch, which is inside by 40 %
+        labels[: 10 if n else 11, n, :20] = n + 1
+    names = {n + 1: f"part {n + 1}" for n in range(16)}
+    blocks = ImageGrid(
+        (2, 2, 2), np.array([[20, 0, 0, 9.5], [0, 20, 0, 9.5], [0, 0, 20, 9.5], [0, 0, 0, 1.0]])
+    )
+    weights = region_weights(Parcellation("toy", labels, grid, names), blocks)
+    one = np.zeros((2, 2, 2), np.float32)
+    one[0, 0, 0], one[1, 1, 1] = 3, 2
+    frame = cluster_table(RelevanceMap(one, blocks), threshold=1, weights=weights)
+    assert frame["peak_region"].tolist() == ["part 1 3 %", "outside the atlas"]
+    assert frame["regions"].tolist() == ["part 1 3 %", "outside the atlas"]

@@ -445,3 +445,60 @@ def test_of_a_map_with_one_value_no_region_is_ranked(
 def test_a_folder_is_no_atlas(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder"):
         load_atlas(tmp_path)
+
+
+def test_regions_of_a_run_count_the_content_that_the_page_shows(run_folder: Path) -> None:
+    from nilearn.maskers import NiftiLabelsMasker
+
+    grid = SMALL.volume
+    x, y, _ = np.moveaxis(grid.vox2world(np.moveaxis(np.indices(grid.shape), 0, -1)), -1, 0)
+    labels = (1 + (x > 0) + 2 * (y > -18)).astype(np.int16)
+    names = dict(enumerate(("LB", "RB", "LF", "RF"), 1))
+    atlas = Parcellation("quarters", labels, grid, names)
+    result = load_run(run_folder)
+    gates = next(m for m in result.maps if m.method == "frozen_gate")
+    mean = next(m for m in gates.class_means if str(m.key.group) == "right").patch
+    assert np.abs(mean.companions["content"] - mean.data).max() > 0.01  # the position
+    content = nib.Nifti1Image(mean.companions["content"], mean.grid.affine)
+    told = nib.Nifti1Image(labels, grid.affine)
+    masker = NiftiLabelsMasker(told, resampling_target="labels")
+    # Its resampling is continuous; patches are blocks.
+    fine = replace(mean, data=np.asanyarray(content.dataobj), companions={})
+    blocks = fine.to_grid(grid, interpolation="nearest").to_image()
+    expected = np.ravel(masker.fit_transform(blocks))
+    report = regions_of_run(result, atlas, options=RegionOptions(n_surrogates=0))
+    table = next(t for t in report.tables if t.name == "regions-frozengate-right")
+    found = table.frame.set_index("name")["mean"]
+    np.testing.assert_allclose([found[n] for n in ("LB", "RB", "LF", "RF")], expected, rtol=1e-4)
+    assert table.title.startswith("content of frozen gate") and "position" in table.note
+    clusters = next(t for t in report.tables if t.name == "clusters-frozengate-right")
+    assert clusters.frame["peak"].abs().max() == pytest.approx(np.abs(content.dataobj).max())
+    (course,) = (t for t in report.courses if "frozengate" in t.name)
+    series = gates.volumes[0].companions["content"]
+    left = labels.reshape(-1) == 1
+    volume = replace(mean, data=series[..., 3], companions={})
+    block = volume.to_grid(grid, interpolation="nearest").data.reshape(-1)[left]
+    assert course.frame["1: LB"][3] == pytest.approx(block.mean(), rel=1e-4)
+    # Other methods have no position apart.
+    other = regions_of_run(
+        result, atlas, methods=["token_gradcam"], options=RegionOptions(n_surrogates=0)
+    )
+    assert "content" not in other.tables[0].title and "position" not in other.tables[0].note
+
+
+def test_the_content_from_its_own_file_is_what_the_run_gives(run_folder: Path) -> None:
+    atlas = load_atlas(write_atlas(run_folder.parent, name="own_dseg"))
+    options = RegionOptions(n_surrogates=0)
+    whole = next(
+        (run_folder / "class_means").glob("*class-right*res-patch*frozen*_relevance.nii.gz")
+    )
+    alone = whole.with_name(whole.name.replace("_relevance", "_content"))
+    of_run = regions_of_run(load_run(run_folder), atlas, options=options).tables
+    expected = next(t for t in of_run if t.name == "regions-frozengate-right").frame
+    table = regions_of_maps([alone], atlas, options=options).tables[0]
+    pd.testing.assert_series_equal(table.frame["mean"], expected["mean"])
+    assert "content of frozen_gate" in table.title
+    given = regions_of_maps([whole], atlas, options=options).tables[0]
+    assert "_content" in given.note and not np.allclose(given.frame["mean"], expected["mean"])
+    with pytest.raises(InputError, match="companion"):
+        regions_of_maps([whole, alone], atlas, options=options)

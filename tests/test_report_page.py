@@ -27,7 +27,8 @@ from g3dvit.report.display import (
 )
 from g3dvit.report.downloads import Folder
 from g3dvit.report.encode import encode_background, encode_relevance
-from g3dvit.report.guidance import HONEST, LIMITS
+from g3dvit.report.figure_maps import Titled
+from g3dvit.report.guidance import HONEST, LIMITS, reporting_list
 from g3dvit.report.layers import layers_of
 from g3dvit.report.page import SCRIPTS, json_for_script, niivue_source, render_page
 from g3dvit.report.parts import means_of_part, parts_of
@@ -452,7 +453,7 @@ def test_words_of_methods(result):
     text = methods_text(result)
     assert "12 volumes of 1 run." in text
     assert "transformer.layers.5.0.norm" in text
-    assert "These maps failed the checks D3 centring." in text
+    assert "These maps failed the check D3 centring." in text
     assert "add up to the score" in method_sentence("frozen_gate")
     assert method_sentence("new_one") == "Relevance by the method new_one."
     assert stamp_of([]) is None
@@ -484,6 +485,26 @@ def test_means_and_differences_of_a_method_share_one_colour_range(scene, result)
         right = [x for x in layers if x["kind"] == "contrast" or x["group"] is not None]
         tops = [np.abs(np.asarray(unpacked(x).dataobj)).max() * x["slope"] for x in right]
         assert [x["range"] for x in layers] == pytest.approx([max(tops)] * len(layers), rel=1e-5)
+
+
+def test_units_say_whether_a_value_is_of_a_voxel_or_of_a_patch(scene, result):
+    gate, cam = result.maps
+    assert gate.fine and not cam.fine
+    layers = [x for x in scene["viewer"]["layers"] if x["method"] == 0]
+    for layer in layers:
+        each = {"voxels": "per voxel", "patches": "per patch"}[layer["on"]]
+        assert layer["units"] == f"log-odds {each}"
+    assert {layer["on"] for layer in layers} == {"voxels", "patches"}
+    # Why it matters: the same evidence is a small number in each of many voxels.
+    voxel = next(x for x in layers if x["kind"] == "class mean" and x["on"] == "voxels")
+    single = next(x for x in layers if x["kind"] == "volumes")
+    assert single["range"] > 10 * voxel["range"]
+    others = [x for x in scene["viewer"]["layers"] if x["method"] == 1]
+    assert {x["units"] for x in others} == {cam.units}
+    words = [m["units_each"] for m in scene["methods"]]
+    assert "per voxel" in words[0] and words[1] == cam.units
+    drawn = Titled.of_mean(result, gate, gate.class_means[0]).relevance
+    assert drawn.units == "log-odds per voxel"
 
 
 def test_the_range_of_means_does_not_depend_on_how_figures_are_scaled(result):
@@ -584,3 +605,50 @@ def test_every_button_that_saves_says_what(page):
     words = [re.sub(r"<[^>]*>", "", text) for text in buttons]
     assert len(words) > 12
     assert not set(words) & {"Download as TSV", "NIfTI", "PNG", "Text", "JSON", "Copy"}
+
+
+def test_words_for_a_paper_tell_signs_counts_and_every_check_that_did_not_pass(result):
+    gate, cam = result.maps
+    told = {"options": {"shifts": 8}, "sample": {"rule": "at most 20 volumes of each class"}}
+    own = tuple(
+        replace(
+            m,
+            n=m.n + 7,
+            target=str(m.key.group),
+            patch=replace(m.patch, metadata={**m.patch.metadata, **told}),
+        )
+        for m in gate.class_means
+    )
+    shown = replace(
+        gate,
+        method="shift_averaged",
+        title="shift-averaged",
+        signed=False,
+        display_only=True,
+        volumes=(),
+        class_means=own,
+        checks=((FakeCheck("evidence at shifts", 0.2, 0.5, None, "warn", "Little is kept."),),),
+    )
+    blind = FakeCheck("amplitude blindness", 0.0, 0.1, None, "warn", "It is blind.")
+    one = replace(result, maps=(shown, gate, cam), checks=(blind,), volume_target="predicted class")
+    text = methods_text(one)
+    assert "signed, but those of shift-averaged, which have one sign" in text
+    assert "These maps drew warnings of the check evidence at shifts." in text
+    assert "The whole run drew warnings of the check amplitude blindness." in text
+    assert (
+        "These maps failed the check D3 centring." in text and "explain the predicted class" in text
+    )
+    assert "take the content" in text
+    assert "Settings: shifts 8. Its class means are of at most 20 volumes of each class." in text
+    wrong = next(m for m in own if m.key.which == "error")
+    assert f"misclassified, n = {wrong.n}" in text
+    items = {row["item"]: row["value"] for row in reporting_list(one)}
+    assert "of the whole run: amplitude blindness warn" in items["Checks"]
+    assert "shift-averaged: evidence at shifts warn" in items["Checks"]
+    for mean in (*own, *gate.class_means):
+        assert mean.title in items["Averaging"]
+    assert items["Averaging"].index("shift-averaged: ") < items["Averaging"].index(gate.label)
+    alone = {row["item"]: row["value"] for row in reporting_list(replace(one, maps=(gate,)))}
+    assert alone["Averaging"] == "; ".join(mean.title for mean in gate.class_means)
+    plain = methods_text(replace(one, maps=(gate,), checks=(), volume_target=one.target))
+    assert "unscaled, and signed. " in plain and "the check" not in plain

@@ -44,7 +44,7 @@ from g3dvit.report.figure_numbers import (
     time_course_figure,
 )
 from g3dvit.report.figures import comparison_figure
-from g3dvit.report.words import has_template_space, millimetres, stamp_in, stamp_of
+from g3dvit.report.words import has_template_space, map_words, millimetres, stamp_in, stamp_of
 from g3dvit.run_result import ClassMean, MapSet, RunResult
 from g3dvit.saved_runs import load_run
 from g3dvit.shown import Background, mni_template
@@ -184,6 +184,7 @@ def _region_course(result: RunResult, maps: MapSet, run: int, region: str) -> Co
     atlas = result.parcellation
     if atlas is None:
         raise InputError("the run has no atlas; add one with `g3dvit regions FOLDER --atlas NAME`")
+    maps = maps.content
     series = maps.volumes[run]
     weights = region_weights(atlas, series.grid)
     if region not in weights.names:
@@ -281,7 +282,7 @@ def _titled(
 def _of_map(one: RelevanceMap, name: str, background: Background | None) -> Titled:
     told = one.metadata
     space = str(told["space"]) if told.get("space") else None
-    words = [str(told[key]) for key in ("method", "weighting", "target") if told.get(key)]
+    words = map_words(told)
     template = mni_template() if has_template_space(space) else plain_background(one.grid)
     under = background or template
     title = ", ".join(words) or name or "relevance"

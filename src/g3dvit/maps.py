@@ -35,6 +35,7 @@ from g3dvit.shows_itself import ShowsItself
 
 Resolution = tuple[float, float, float]
 _IMAGE = "image"  # the sidecar's key for what describes the file rather than the relevance
+_SHARES = ("content", "position")  # companions that add up to the map, in its units
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,6 +183,9 @@ class RelevanceMap(ShowsItself):
     def load(cls, path: str | Path) -> RelevanceMap:
         """Read a map that `save` wrote; a NIfTI without sidecar has no metadata.
 
+        Of a companion (``a_content.nii.gz`` beside ``a_relevance.nii.gz``) the sidecar of the map
+        that it belongs to is read, and ``metadata["companion"]`` says which one it is.
+
         Raises
         ------
         ImageError
@@ -190,13 +194,16 @@ class RelevanceMap(ShowsItself):
         """
         path = Path(path)
         image = read_nifti(path)
-        metadata: dict[str, Any] = {}
-        sidecar = path.with_name(f"{nifti_stem(path)}.json")
-        if sidecar.exists():
-            metadata = _read_sidecar(sidecar)
+        sidecar = sidecar_of(path)
+        metadata = {} if sidecar is None else _read_sidecar(sidecar)
         description = metadata.pop(_IMAGE, {})
         data = nifti_values(image, path, np.float32)
         files = description.get("companions", {})
+        own = _companion_name(files, path)
+        if own is not None:
+            files, metadata = {}, metadata | {"companion": own}
+            if own not in _SHARES:
+                metadata.pop("units", None)
         return cls(
             data=data,
             grid=nifti_grid(image, path),
@@ -283,6 +290,48 @@ def patch_map(
     )
 
 
+def content_of(relevance: RelevanceMap) -> RelevanceMap:
+    """Return what the volume itself contributed, of a map that has it apart; else the map.
+
+    Frozen-gate relevance is content plus position; the position's share of a patch is the same
+    whatever the volume shows, so that pictures, regions and comparisons take the content.
+    """
+    content = relevance.companions.get("content")
+    if content is None:
+        return relevance
+    told = {**relevance.metadata, "companion": "content"}
+    return replace(relevance, data=content, companions={}, metadata=told)
+
+
+def sidecar_of(path: str | Path) -> Path | None:
+    """Return the JSON that tells what a map is: its own, or that of the map it belongs to.
+
+    Parameters
+    ----------
+    path
+        A NIfTI file; it need not be one of g3dvit.
+
+    Returns
+    -------
+    Path or None
+        None where nothing beside the file tells.
+    """
+    path = Path(path)
+    stem = nifti_stem(path)
+    own = path.with_name(f"{stem}.json")
+    if own.exists():
+        return own
+    base = stem.rpartition("_")[0]
+    for beside in (path.with_name(f"{base}_relevance.json"), path.with_name(f"{base}.json")):
+        try:
+            files = _read_sidecar(beside).get(_IMAGE, {}).get("companions", {})
+        except ImageError:
+            continue
+        if _companion_name(files, path) is not None:
+            return beside
+    return None
+
+
 def stack_volumes(maps: Sequence[RelevanceMap], *, t_r: float | None = None) -> RelevanceMap:
     """Return 3D maps on one grid as one 4D map with the first one's metadata.
 
@@ -300,6 +349,12 @@ def stack_volumes(maps: Sequence[RelevanceMap], *, t_r: float | None = None) -> 
         companions={n: np.stack([m.companions[n] for m in maps], axis=-1) for n in sorted(names)},
         t_r=t_r,
     )
+
+
+def _companion_name(files: Any, path: Path) -> str | None:
+    if not isinstance(files, dict):
+        return None
+    return next((str(name) for name, file in files.items() if file == path.name), None)
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:

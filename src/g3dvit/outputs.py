@@ -262,7 +262,8 @@ Written by G3D-ViT {__version__}. Explained: {result.score} of "{result.target}"
 
 {USES_NOT_DIFFERS}
 {NOT_BOLD}
-Effective resolution: {millimetres(shape)}, one patch. Values are signed, float32, unscaled.
+Effective resolution: {millimetres(shape)}, one patch. Values are float32, unscaled;
+signed, but where a method has one sign.
 
 What to open
 ------------

@@ -18,6 +18,7 @@ import pandas as pd
 from g3dvit.accuracy import Measured, independent_units, measured_accuracy
 from g3dvit.checks import Check
 from g3dvit.errors import InputError
+from g3dvit.maps import content_of
 from g3dvit.recommend import mark, recommend
 from g3dvit.report.parts import Part, means_of_part, runs_of, subjects_of
 from g3dvit.run_result import CheckLike, ClassMean, MapSet, RunInput, RunResult
@@ -148,8 +149,7 @@ def _on_model_grid(result: RunResult, mean: ClassMean, words: str) -> ClassMean:
     told |= {"target": mean.target or result.target, "part": words}
     told["group"] = {"class": mean.key.group, "volumes": mean.key.which, "n": mean.n}
     patch = replace(mean.patch, metadata=told)
-    content = patch.companions.get("content", patch.data)
-    voxel = replace(patch, data=content, companions={}).to_grid(result.prepared_grid)
+    voxel = replace(content_of(patch), companions={}).to_grid(result.prepared_grid)
     return replace(mean, patch=patch, voxel=voxel)
 
 

@@ -8,7 +8,7 @@ that they can be compared; per-volume maps may explain the predicted class.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from g3dvit.aggregate import GroupKey
 from g3dvit.check_summary import CheckLike, CheckSummary, Verdict, summarise_checks, worst
 from g3dvit.grids import ImageGrid
-from g3dvit.maps import RelevanceMap
+from g3dvit.maps import RelevanceMap, content_of
 from g3dvit.shown import Background, Display, Parcellation, ResultTable
 from g3dvit.shows_itself import ShowsItself
 
@@ -206,6 +206,24 @@ class MapSet:
     def label(self) -> str:
         """Title with the weighting, in words."""
         return f"{self.title} ({self.weighting})" if self.weighting else self.title
+
+    @property
+    def content(self) -> MapSet:
+        """The same maps with what volumes contributed alone, where all have the position apart.
+
+        Numbers of places are taken of it, as the page shows it. Class means on the prepared grid
+        stay as they are.
+        """
+        patches = [*self.volumes, *(mean.patch for mean in self.class_means)]
+        if not all("content" in one.companions for one in patches):
+            return self
+        means = (replace(mean, patch=content_of(mean.patch)) for mean in self.class_means)
+        return replace(
+            self,
+            title=f"content of {self.title}",
+            volumes=tuple(map(content_of, self.volumes)),
+            class_means=tuple(means),
+        )
 
     @property
     def file_label(self) -> str:

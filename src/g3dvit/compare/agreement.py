@@ -150,6 +150,11 @@ def spearman(values: NDArray[np.float64], reference: NDArray[np.float64]) -> flo
     return float(_correlations(rankdata(values)[None], rankdata(reference))[0])
 
 
+def pearson(values: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    """Return the correlation of two maps that are not the same everywhere."""
+    return float(_correlations(values[None], reference)[0])
+
+
 def highest(values: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
     """Return which places surely belong to the highest share, (..., places).
 

@@ -19,6 +19,7 @@ from g3dvit.compare.agreement import (
     Signs,
     agreement,
     highest,
+    pearson,
     spearman,
     with_signs,
 )
@@ -217,14 +218,20 @@ def compare_reference(
         n_surrogates=options.n_surrogates,
         seed=options.seed,
     )
-    mirrored = _mirrored(ground, reference, space, options)
+    mirrored, mirrored_pearson = _mirrored(ground, reference, space, options)
     stamp = stamp_in(relevance.metadata)
     warnings = [*([stamp.removesuffix(".")] if stamp else []), *ground.warnings]
-    if mirrored > max(_ALIKE, abs(found.spearman) + _SUSPICIOUS):
-        warnings.append(
-            f"{reference.name} agrees better when mirrored ({mirrored:.2f}, as it is "
-            f"{found.spearman:.2f}): left and right may be swapped in one of the two"
-        )
+    # Ranks hardly tell a map whose evidence lies in few patches; its values do.
+    for what, swapped, as_it_is in (
+        ("", mirrored, found.spearman),
+        ("Pearson ", mirrored_pearson, found.pearson),
+    ):
+        if swapped > max(_ALIKE, abs(as_it_is) + _SUSPICIOUS):
+            warnings.append(
+                f"{reference.name} agrees better when mirrored ({what}{swapped:.2f}, as it is "
+                f"{as_it_is:.2f}): left and right may be swapped in one of the two"
+            )
+            break
     if space and reference.space and space != reference.space:
         warnings.append(
             f"the map is in the space {space!r}, {reference.name} in {reference.space!r}; nothing "
@@ -246,8 +253,8 @@ def compare_reference(
 
 def _mirrored(
     ground: Ground, reference: Reference, space: str | None, options: CompareOptions
-) -> float:
-    """Return the best rank correlation with the reference mirrored left to right.
+) -> tuple[float, float]:
+    """Return the best correlations with the reference mirrored left to right, of ranks and values.
 
     A template's midline is x = 0; in another space the middle of what was compared is tried too.
     """
@@ -256,15 +263,16 @@ def _mirrored(
     template = (space or "").upper().startswith("MNI")
     planes = {0.0} if template else {0.0, round(float(x.min() + x.max()) / 2, 3)}
     values = np.asarray(ground.relevance.data, dtype=np.float64)
-    found = [float("nan")]
+    found: list[tuple[float, float]] = []
     for plane in sorted(planes):
         swapped = reference.on(grid, plane)
         both = ground.places & np.isfinite(swapped)
         one = with_signs(values[both], options.signs)
         other = with_signs(swapped[both], options.signs)
         if both.sum() >= _FEWEST and np.ptp(one) and np.ptp(other):
-            found.append(spearman(one, other))
-    return float(np.nanmax(found)) if len(found) > 1 else found[0]
+            found.append((spearman(one, other), pearson(one, other)))
+    of_ranks, of_values = zip(*found, strict=True) if found else ((np.nan,), (np.nan,))
+    return float(max(of_ranks)), float(max(of_values))
 
 
 def compare_files(

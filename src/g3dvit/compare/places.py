@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from g3dvit.errors import ImageError
 from g3dvit.grids import ImageGrid
-from g3dvit.maps import RelevanceMap, Resolution
+from g3dvit.maps import RelevanceMap, Resolution, sidecar_of
 from g3dvit.nifti import nifti_grid, nifti_values, read_nifti
 from g3dvit.regions import coarse_blocks
 from g3dvit.resampling import average_array
@@ -307,8 +307,11 @@ def _blocks(grid: ImageGrid, resolution_mm: Resolution, fewest: int = 1) -> Imag
 def _from_sidecar(path: Path) -> tuple[Resolution, str | None]:
     """Return resolution and space that a sidecar of g3dvit tells; other JSON tells nothing."""
     none = (0.0, 0.0, 0.0)
+    beside = sidecar_of(path) if path.name.endswith((".nii", ".nii.gz")) else None
+    if beside is None:
+        return none, None
     try:
-        about = json.loads(path.with_name(f"{stem(path)}.json").read_text(encoding="utf-8"))
+        about = json.loads(beside.read_text(encoding="utf-8"))
         i, j, k = (float(v) for v in about["image"]["effective_resolution_mm"])
     except (OSError, ValueError, KeyError, TypeError):
         return none, None

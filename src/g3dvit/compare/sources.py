@@ -59,7 +59,7 @@ def compare_folder(
     options: CompareOptions | None = None,
     progress: Progress | None = None,
 ) -> list[Comparison]:
-    """Compare every class mean of a run with each reference.
+    """Compare every class mean of a run with each reference; of frozen gates the content.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def compare_folder(
             )
     means = [
         (maps, mean)
-        for maps in result.maps
+        for maps in (maps.content for maps in result.maps)
         for mean in maps.class_means
         if mean.key.which != "error" and (not methods or maps.method in methods)
     ]

@@ -40,6 +40,10 @@ _NOTE = (
     "uses something else (Thomas, Ré and Poldrack 2023). p is about this pair of maps, not about "
     "people, and it is not corrected for the number of maps and references."
 )
+_CONTENT = (
+    "Of frozen gates the content is compared, what the volumes contributed; position, the same "
+    "whatever they show, is left out. An evaluation measures both together."
+)
 
 
 def agreement_table(
@@ -110,7 +114,8 @@ def tables_of(
             into.append(frame)
     columns = {str(c): COLUMNS.get(str(c), _dice_words(str(c))) for c in numbers.columns}
     title = "Agreement with outside evidence"
-    note = " ".join([*_words_of_p(comparisons), _NOTE])
+    alone = any(one.relevance.metadata.get("companion") == "content" for one in comparisons)
+    note = " ".join([*_words_of_p(comparisons), _NOTE, *([_CONTENT] if alone else [])])
     if evaluation is not None:
         note += f" {faithful.disagreement(numbers, _methods(comparisons))}".rstrip()
         if not faithful.check_model(comparisons, faithful.load_faithfulness(evaluation)):

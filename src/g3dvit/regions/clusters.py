@@ -192,6 +192,8 @@ def composition(weights: RegionWeights, voxels: NDArray[np.bool_], *, most: int)
     """Return names of regions with shares of the volume of voxels: ``"Precentral_L 62 %"``."""
     held = np.asarray(weights.inside_mm3 @ voxels.ravel().astype(np.float64))
     share = np.minimum(held / (voxels.sum() * weights.grid.voxel_volume_mm3), 1)
-    order = np.argsort(-share, kind="stable")[:most]
-    named = [(weights.names[n], share[n]) for n in order if share[n] >= _LEAST_NAMED]
+    order = [n for n in np.argsort(-share, kind="stable")[:most] if share[n] > 0]
+    # Of many small parts the largest is told: what lies in the atlas is not outside it.
+    kept = [n for n in order if share[n] >= _LEAST_NAMED] or order[:1]
+    named = [(weights.names[n], share[n]) for n in kept]
     return "; ".join(f"{name} {100 * part:.0f} %" for name, part in named)

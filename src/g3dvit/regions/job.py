@@ -35,9 +35,15 @@ from g3dvit.regions.tables import (
     default_mask,
     tables_by_map,
 )
-from g3dvit.regions.units import note_of, units_of
+from g3dvit.regions.units import (
+    CONTENT_ALONE,
+    SUBJECTS_ONCE,
+    WITH_POSITION,
+    note_of,
+    units_of,
+)
 from g3dvit.regions.weights import RegionWeights, region_weights
-from g3dvit.report.words import stamp_of
+from g3dvit.report.words import map_words, stamp_of
 from g3dvit.run_result import ClassMean, MapSet, RunResult
 from g3dvit.shown import Parcellation, ResultTable
 
@@ -116,9 +122,7 @@ def regions_of_maps(
     inside = _mask_on(mask, weights)
     if progress is not None:
         progress(0, 1, "surrogates")
-    about = ", ".join(
-        str(v) for k in ("method", "weighting", "target") if (v := flat[0].metadata.get(k))
-    )
+    about = ", ".join(map_words(flat[0].metadata))
     title = Path(maps[0]).name if len(maps) == 1 else f"{len(maps)} subjects"
     units = flat if len(flat) > 1 else []
     names = unique_names([nifti_stem(Path(path)) for path in maps], kept="_.-")
@@ -126,7 +130,8 @@ def regions_of_maps(
         flat, weights, mask=inside, units=units, names=names, options=options
     )
     note = note_of(frame, atlas, flat[0], options, len(flat), len(units), "subjects")
-    note = " ".join((note, *filter(None, spaces)))
+    whole = WITH_POSITION if "content" in loaded[0].companions else ""
+    note = " ".join(filter(None, (whole, note, *spaces)))
     mean = replace(flat[0], data=np.mean([m.data for m in flat], axis=0), companions={})
     tables = [table_of_regions("regions", f"{title}: {about}", frame, note, merged)]
     tables.append(table_of_clusters("clusters", title, mean, weights, inside, clusters))
@@ -154,7 +159,7 @@ def regions_of_run(
     clusters: ClusterOptions = _CUT,
     progress: Progress | None = None,
 ) -> RegionReport:
-    """Return tables of the class means of a run.
+    """Return tables of the class means of a run; of frozen gates the content, as its page shows.
 
     Parameters
     ----------
@@ -209,7 +214,9 @@ def regions_of_run(
         note = note_of(
             frame, atlas, mean.patch, options, len(subjects), len(units.maps), units.kind
         )
-        note = f"{note} {space}".strip()
+        alone = CONTENT_ALONE if mean.patch.metadata.get("companion") == "content" else ""
+        pooled = SUBJECTS_ONCE if several else ""
+        note = " ".join(filter(None, (alone, note, pooled, space)))
         if maps.display_only:
             note = f"This map is made to be looked at; take statistics from frozen gates. {note}"
             title = f"{title} (for display)"
@@ -269,9 +276,10 @@ def _chosen(result: RunResult, methods: Sequence[str]) -> list[MapSet]:
                 f"the run has no maps of {name!r}; it has {', '.join(dict.fromkeys(known))}"
             )
     if methods:
-        return [maps for maps in result.maps if maps.method in methods]
-    found = [m for m in result.maps if m.recommended or m.method == "frozen_gate"]
-    return found or list(result.maps[:1])
+        found = [maps for maps in result.maps if maps.method in methods]
+    else:
+        found = [m for m in result.maps if m.recommended or m.method == "frozen_gate"]
+    return [maps.content for maps in found or result.maps[:1]]
 
 
 def _mask_on(

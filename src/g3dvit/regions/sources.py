@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from g3dvit.errors import GridError, ImageError, InputError
-from g3dvit.maps import RelevanceMap
-from g3dvit.nifti import nifti_stem
+from g3dvit.maps import RelevanceMap, sidecar_of
 from g3dvit.report.words import stamp_in
 
 
@@ -19,8 +18,8 @@ def load_map(path: Path) -> RelevanceMap:
     """Read a map and refuse what is none: without its JSON nothing tells how large patches are."""
     try:
         one = RelevanceMap.load(path)
-        beside = path.with_name(f"{nifti_stem(path)}.json")
-        told = beside.exists() and "effective_resolution_mm" in json.loads(
+        beside = sidecar_of(path)
+        told = beside is not None and "effective_resolution_mm" in json.loads(
             beside.read_text(encoding="utf-8")
         ).get("image", {})
         columns = one.metadata.get("volumes")
@@ -51,7 +50,7 @@ def check_alike(maps: Sequence[RelevanceMap], names: Sequence[str]) -> None:
     for one, name in zip(maps, names, strict=True):
         if not one.grid.matches(first.grid):
             raise GridError(f"{name} is on another grid than {names[0]}; subjects share one grid")
-        for key in ("method", "weighting", "target", "score", "units"):
+        for key in ("method", "weighting", "companion", "target", "score", "units"):
             if one.metadata.get(key) != first.metadata.get(key):
                 raise InputError(
                     f"{name} has the {key} {one.metadata.get(key)!r}, {names[0]} "

@@ -15,6 +15,18 @@ from g3dvit.shown import Parcellation
 
 #: Percentile bootstraps of fewer units are visibly too narrow.
 FEW_UNITS = 10
+CONTENT_ALONE = (
+    "Counted is the content, what the volumes contributed, as the page shows it; what a place adds "
+    "whatever is shown there (position) is left out."
+)
+WITH_POSITION = (
+    "These values are content and position together; the file that ends in _content holds what the "
+    "volumes contributed alone, which the page shows."
+)
+SUBJECTS_ONCE = (
+    "Each subject counts once here; in the class mean that the page shows, and in the clusters, "
+    "each volume does, so that values differ a little."
+)
 _DESCRIPTIVE = (
     "Of a single map: it describes this map, and says nothing about other volumes, runs or people."
 )

@@ -36,6 +36,7 @@ from g3dvit.report.words import (
     millimetres,
     shows,
     stamp_of,
+    units_on,
     wrapped,
 )
 from g3dvit.run_result import ClassMean, MapSet, RunResult
@@ -115,7 +116,8 @@ class Titled:
     ) -> Titled:
         """Return a class mean of a run, smoothed for display as the run says, with its words."""
         shown = apply_display(shown_mean(maps, mean, result.display), result.display)
-        told = {**mean.voxel.metadata, "units": display_units(maps.units, result.display)}
+        units = display_units(units_on(maps, "voxels"), result.display)
+        told = {**mean.voxel.metadata, "units": units}
         return cls(
             relevance=replace(mean.voxel, data=shown, companions={}, metadata=told),
             background=background or result.background,

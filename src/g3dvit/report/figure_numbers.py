@@ -58,6 +58,8 @@ def course_maps(result: RunResult) -> MapSet | None:
 def peak_course(result: RunResult, maps: MapSet, *, run: int = 0) -> Course | None:
     """Return the relevance of the patch where the target's class mean is highest.
 
+    Of frozen-gate relevance that is the content, as in every picture.
+
     Parameters
     ----------
     result
@@ -74,6 +76,7 @@ def peak_course(result: RunResult, maps: MapSet, *, run: int = 0) -> Course | No
     """
     if not maps.volumes or not maps.class_means or run >= len(maps.volumes):
         return None
+    maps = maps.content
     means = [m for m in maps.class_means if m.key.which != "error"] or list(maps.class_means)
     mean = next((m for m in means if m.key.group == result.target), means[0])
     series = maps.volumes[run]

@@ -40,6 +40,7 @@ from g3dvit.report.words import (
     shares_beside,
     shows,
     stamp_of,
+    units_on,
     wrapped,
 )
 from g3dvit.run_result import Background, ClassMean, MapSet, RunResult
@@ -79,7 +80,7 @@ def class_mean_figure(
         bottom = (top - 1.62 * (row + 1)) / height
         box = (0.02, bottom, 0.86, 1.56 / height)
         draw_slices(figure, result.background, shown, axis, cuts[axis], box)
-    units = display_units(maps.units, result.display)
+    units = display_units(units_on(maps, "voxels"), result.display)
     draw_colour_bar(figure, shown, units, (0.915, 0.3, 0.016, 0.4))
     _heading(figure, shows(result, maps, mean), _subtitle(maps, mean), result.part)
     _foot(figure, result, [maps])
@@ -172,7 +173,7 @@ def _rows_figure(result: RunResult, rows: Sequence[_Row], title: str, subtitle: 
             draw_slices(figure, result.background, shown, axis, cuts, box)
         stamp = stamp_of(row.mean.checks)
         _row_head(figure, row, bottom + 1.05 / height)
-        units = display_units(row.maps.units, result.display)
+        units = display_units(units_on(row.maps, "voxels"), result.display)
         draw_colour_bar(figure, shown, units, (0.915, bottom + 0.2 / height, 0.012, 1.4 / height))
         if stamp:
             draw_stamp(figure, stamp.partition(":")[0], (0.54, bottom + 0.95 / height), size=17)

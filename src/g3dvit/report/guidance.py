@@ -12,7 +12,7 @@ from g3dvit import __version__
 from g3dvit.maps import RelevanceMap
 from g3dvit.recommend import recommend
 from g3dvit.report.words import millimetres
-from g3dvit.run_result import MapSet, RunResult
+from g3dvit.run_result import CheckLike, MapSet, RunResult
 
 #: What every page says about every map, whatever the checks said.
 HONEST = (
@@ -90,12 +90,7 @@ def reporting_list(result: RunResult) -> list[dict[str, str]]:
     first = result.maps[0] if result.maps else None
     t_rs = sorted({f"{run.t_r:g} s" for run in inputs if run.t_r is not None})
     rules = list(dict.fromkeys(run.selection for run in inputs if run.selection))
-    averaged = next((maps for maps in result.maps if not maps.display_only), first)
-    means = [
-        f"{mean.title}"
-        for mean in (averaged.class_means if averaged else ())
-        if mean.key.which != "error"
-    ]
+    means = _means_by_method(result.maps)
     versions = result.provenance.get("versions", {})
     items = {
         "Participants and ethics": _MISSING,
@@ -120,13 +115,21 @@ def reporting_list(result: RunResult) -> list[dict[str, str]]:
         "Methods": "; ".join(
             f"{maps.label}{f' at {maps.layer}' if maps.layer else ''}" for maps in result.maps
         ),
-        "Averaging": "; ".join(means) or _MISSING,
+        "Averaging": means or _MISSING,
         "Effective resolution": f"{millimetres(first.resolution_mm)}, one patch"
         if first
         else _MISSING,
         "Thresholds, smoothing, colours": "as in the caption of each figure; maps are saved "
-        "unthresholded and signed",
-        "Checks": "; ".join(f"{maps.label}: {_verdict_words(maps)}" for maps in result.maps),
+        "unthresholded, with the signs that the method gives",
+        "Checks": "; ".join(
+            f"{name}: {_verdict_words(checks)}"
+            for name, checks in [
+                *((maps.label, maps.summary) for maps in result.maps),
+                ("of the whole run", result.checks),
+            ]
+            if checks
+        )
+        or _MISSING,
         "Inference across people": "none was made here",
         "Sharing": "unthresholded NIfTI maps with JSON sidecars, predictions and provenance are in "
         "the output folder (suited for NeuroVault or OSF)",
@@ -154,9 +157,21 @@ def citations(result: RunResult) -> list[str]:
     return [own, *dict.fromkeys(papers), cobidas, viewer]
 
 
-def _verdict_words(maps: MapSet) -> str:
-    bad = [f"{c.name.replace('_', ' ')} {c.verdict}" for c in maps.summary if c.verdict != "pass"]
-    return ", ".join(bad) if bad else f"{len(maps.summary)} passed"
+def _means_by_method(every: Sequence[MapSet]) -> str:
+    """Return which volumes were averaged; method by method where they differ in it."""
+    by_words: dict[str, list[str]] = {}
+    for maps in every:
+        words = "; ".join(mean.title for mean in maps.class_means)
+        if words:
+            by_words.setdefault(words, []).append(maps.label)
+    if len(by_words) < 2:
+        return "".join(by_words)
+    return ". ".join(f"{', '.join(labels)}: {words}" for words, labels in by_words.items())
+
+
+def _verdict_words(checks: Sequence[CheckLike]) -> str:
+    bad = [f"{c.name.replace('_', ' ')} {c.verdict}" for c in checks if c.verdict != "pass"]
+    return ", ".join(bad) if bad else f"{len(checks)} passed"
 
 
 def _joined(sentences: Sequence[str]) -> str:

@@ -14,12 +14,12 @@ import nibabel as nib
 import numpy as np
 
 from g3dvit.aggregate import GroupKey
-from g3dvit.maps import RelevanceMap
+from g3dvit.maps import RelevanceMap, content_of
 from g3dvit.report.contrasts import contrasts_of, difference
 from g3dvit.report.display import shown_mean
 from g3dvit.report.encode import encode_relevance
 from g3dvit.report.parts import Part, means_of_part
-from g3dvit.report.words import stamp_of
+from g3dvit.report.words import stamp_of, units_on
 from g3dvit.run_result import CheckLike, ClassMean, MapSet, RunResult
 
 
@@ -138,7 +138,7 @@ def _part_layers(
     layers = []
     for at, part in enumerate(parts):
         for mean in means_of_part(result, maps, part):
-            shown = _content_of(mean.patch)
+            shown = content_of(mean.patch)
             layer = _mean_layer(shown, "patches", number, maps, mean.patch)
             layer |= {"kind": "part mean", "group": None, "key": str(mean.key), "part": at}
             layer |= {"title": f"{part.name}: {mean.title}", "parts": None}
@@ -169,7 +169,7 @@ def _volume_layers(
     for at, (run, volumes) in enumerate(runs):
         count = volumes.n_volumes
         own: Sequence[Sequence[CheckLike]] = maps.checks[first : first + count] or [()] * count
-        shown = _content_of(volumes)
+        shown = content_of(volumes)
         layers.append(
             {
                 "method": number,
@@ -179,6 +179,7 @@ def _volume_layers(
                 "group": None,
                 "target": result.volume_target,
                 "on": "patches",
+                "units": units_on(maps, "patches"),
                 "what": "content" if "content" in volumes.companions else "",
                 "title": f"Every volume: {run.name} ({count})",
                 "range": _top(shown),
@@ -200,8 +201,8 @@ def _class_mean_map(
     if maps.fine:
         if budget > 0:
             return replace(mean.voxel, data=shown_mean(maps, mean, result.display)), "voxels"
-        return _content_of(mean.patch), "patches"
-    shown = _content_of(mean.patch)
+        return content_of(mean.patch), "patches"
+    shown = content_of(mean.patch)
     if budget <= 0 or any(_is_resampled(mean.voxel, one) for one in (mean.patch, shown)):
         return shown, "patches"
     return mean.voxel, "voxels"
@@ -214,12 +215,6 @@ def _is_resampled(voxel: RelevanceMap, patch: RelevanceMap) -> bool:
     return np.allclose(resampled, voxel.data, atol=tolerance)
 
 
-def _content_of(relevance: RelevanceMap) -> RelevanceMap:
-    """Return the content of a map that has it apart from the position's share, else the map."""
-    content = relevance.companions.get("content")
-    return relevance if content is None else replace(relevance, data=content, companions={})
-
-
 def _mean_layer(
     shown: RelevanceMap, on: str, number: int, maps: MapSet, patch: RelevanceMap
 ) -> dict[str, Any]:
@@ -228,6 +223,7 @@ def _mean_layer(
         "signed": maps.signed,
         **encode_relevance(shown.data, shown.grid),
         "on": on,
+        "units": units_on(maps, on),
         "range": _top(shown),
         "what": "content" if "content" in patch.companions else "",
         "parts": _parts_of(patch, whole=True),
@@ -251,7 +247,7 @@ def _parts_of(volumes: RelevanceMap, *, whole: bool = False) -> dict[str, Any] |
         parts = _SUM
     else:
         return None
-    values = {**volumes.companions, "total": volumes.data, "": _content_of(volumes).data}
+    values = {**volumes.companions, "total": volumes.data, "": content_of(volumes).data}
     items = [
         {"title": title, "sentence": sentence}
         | (encode_relevance(values[name], volumes.grid) if name or whole else {"nifti": None})

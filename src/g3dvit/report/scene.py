@@ -217,6 +217,9 @@ def _method(maps: MapSet) -> dict[str, Any]:
         "title": maps.label,
         "sentence": f"{method_sentence(maps.method)} {display_sentence(maps)}".rstrip(),
         "units": maps.units,
+        "units_each": f"{maps.units}, per voxel in maps that tell voxels apart, else per patch"
+        if maps.fine
+        else maps.units,
         "layer": maps.layer,
         "recommended": maps.recommended,
         "verdict": worst(maps.summary),

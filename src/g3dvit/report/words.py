@@ -186,6 +186,29 @@ def stamp_of(checks: Sequence[CheckLike]) -> str | None:
     return "CHECK FAILED: " + " | ".join(failed) if failed else None
 
 
+def units_on(maps: MapSet, on: str) -> str:
+    """Return the units of values on ``"voxels"`` or ``"patches"``.
+
+    Where a method divides the relevance of a patch among its voxels, a value is that of one of
+    them: on 15 x 15 x 15 voxels the same map has numbers thousands of times smaller.
+    """
+    each = {"voxels": "per voxel", "patches": "per patch"}[on]
+    return f"{maps.units} {each}".strip() if maps.fine else maps.units
+
+
+def map_words(metadata: Mapping[str, Any]) -> list[str]:
+    """Return what a single map is of, as its sidecar tells: method, weighting, target.
+
+    Examples
+    --------
+    >>> map_words({"method": "frozen_gate", "companion": "content", "target": "right"})
+    ['content of frozen_gate', 'right']
+    """
+    words = [str(metadata[key]) for key in ("method", "weighting", "target") if metadata.get(key)]
+    companion = str(metadata.get("companion") or "").replace("_", " ")
+    return [f"{companion} of {words[0]}", *words[1:]] if companion and words else words
+
+
 def stamp_in(metadata: Mapping[str, Any]) -> str | None:
     """Return the stamp that a map's sidecar carries, for checks of the map and of its run."""
     stamps = [metadata.get("stamp"), *(metadata.get("stamps") or [])]
@@ -267,6 +290,8 @@ def methods_text(result: RunResult) -> str:
         f"The explained score is the {result.score} of “{result.target}”, the same target for "
         f"all class means unless said otherwise.",
     ]
+    if any(maps.volumes for maps in result.maps) and result.volume_target != result.target:
+        sentences.append(f"Maps of single volumes explain the {result.volume_target}.")
     for maps in result.maps:
         name = f"{maps.label[0].upper()}{maps.label[1:]}"
         at = f" at {maps.layer}" if maps.layer else ""
@@ -275,19 +300,49 @@ def methods_text(result: RunResult) -> str:
         what = f"{method_sentence(maps.method)} {display_sentence(maps)}".rstrip()
         sentences.append(f"{name}{at}{source}: {what}")
         if any(mean.target for mean in maps.class_means):
-            counts = ", ".join(f"{m.key.group} {m.n}" for m in maps.class_means)
-            sentences.append(f"Its class means explain each group's own class (n: {counts}).")
-        failed = [check.name for check in maps.summary if check.verdict == "fail"]
-        if failed:
-            sentences.append(f"These maps failed the checks {', '.join(failed)}.")
+            counts = "; ".join(mean.title for mean in maps.class_means)
+            sentences.append(f"Its class means explain each group's own class ({counts}).")
+        sentences += _settings(maps)
+        if maps.content is not maps:
+            sentences.append(
+                "Pictures and tables of regions take the content, without what the place of a "
+                "patch adds whatever is shown there."
+            )
+        sentences.append(_told(maps.summary, "These maps"))
     if result.maps:
         edges = millimetres(result.maps[0].resolution_mm)
         sentences.append(f"The effective resolution is one patch, {edges}.")
+    one_sign = [maps.label for maps in result.maps if not maps.signed]
+    but = f", but those of {' and '.join(one_sign)}, which have one sign" if one_sign else ""
+    sentences.append(_told(result.checks, "The whole run"))
     sentences.append(
-        f"{_averaged(result)}; values are signed and unscaled. "
+        f"{_averaged(result)}; values are unscaled, and signed{but}. "
         f"Accuracy of the model: {result.model.accuracy.rstrip('.')}."
     )
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _settings(maps: MapSet) -> list[str]:
+    """Return what was set for a method, and which volumes its means are of, where told."""
+    each = [*(mean.patch for mean in maps.class_means), *maps.volumes][:1]
+    told = each[0].metadata if each else {}
+    options, sample = told.get("options"), told.get("sample")
+    sentences = []
+    if isinstance(options, Mapping) and (set_to := [f"{k} {v}" for k, v in options.items()]):
+        sentences.append(f"Settings: {', '.join(set_to)}.".replace("_", " "))
+    if isinstance(sample, Mapping) and sample.get("rule"):
+        sentences.append(f"Its class means are of {sample['rule']}.")
+    return sentences
+
+
+def _told(checks: Sequence[CheckLike], of: str) -> str:
+    """Return which checks failed or warned, in sentences; empty where all passed."""
+    told = []
+    for verdict, words in (("fail", "failed"), ("warn", "drew warnings of")):
+        names = [check.name.replace("_", " ") for check in checks if check.verdict == verdict]
+        if names:
+            told.append(f"{of} {words} the check{'s' * (len(names) > 1)} {', '.join(names)}.")
+    return " ".join(told)
 
 
 def _averaged(result: RunResult) -> str:

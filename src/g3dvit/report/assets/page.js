@@ -464,7 +464,8 @@
     });
   }
 
-  const unitsOf = (layer) => scene.methods[layer.method].units;
+  // Of a voxel, or of a patch, where a method tells voxels apart.
+  const unitsOf = (layer) => layer.units;
 
   function paintBar(pair, layer, top) {
     const { zero, css } = viewmath.gradient(pair, layer.signed, state.sign);
@@ -560,7 +561,7 @@
         values = Array.from({ length: series.frames }, (_, n) => all[n * size + at] * series.slope);
       }
       title = scene.methods[series.method].title + (series.what ? ", " + series.what : "") +
-        ", patch at the crosshair (" + unitsOf(series) + " of “" + scene.volume_target + "”)";
+        ", patch at the crosshair (" + scene.methods[series.method].units + " of “" + scene.volume_target + "”)";
     }
     plot.show(state.course, layer.kind === "volumes" ? state.frame : -1, values, title);
   }
