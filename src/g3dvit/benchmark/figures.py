@@ -63,8 +63,8 @@ def draw_maps(
 ) -> None:
     """Draw what the model saw and the maps of some methods, for the first held-out volumes.
 
-    Each slice goes through the middle of the truth, whose outline is drawn; the distractor's is
-    dotted. Colours go from minus to plus the largest magnitude in the mask.
+    Each slice goes through the middle of what differs between classes; the outline of all that is
+    used is drawn, the distractor's is dotted. Colours go from minus to plus the largest magnitude in the mask.
     """
     drawn = held_out(trained.recipe, volumes)
     explainer = Explainer(trained.model, (1, *drawn.mask.shape))
@@ -74,7 +74,7 @@ def draw_maps(
     figure = _figure()(figsize=(1.7 * (len(SHOWN) + 1), 1.75 * volumes), layout="constrained")
     axes = figure.subplots(volumes, len(SHOWN) + 1, squeeze=False)
     for n, panels in enumerate(axes):
-        truth = drawn.used[n] if drawn.used[n].any() else drawn.mask
+        truth = drawn.associated[n] if drawn.associated[n].any() else drawn.mask
         k = round(float(np.argwhere(truth)[:, 2].mean()))
         volume = np.where(drawn.mask, drawn.volumes[n], 0)[:, :, k]
         panels[0].imshow(volume.T, cmap="gray", origin="lower", vmin=-3, vmax=3)
