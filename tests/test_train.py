@@ -41,11 +41,11 @@ from g3dvit.train import (
     train_model,
 )
 from g3dvit.train.fit import _hide, _shift, fit_model, predict
-from g3dvit.train.job import small_vit
 from g3dvit.train.linear import fit_linear
 from g3dvit.train.permute import permute_labels
 from g3dvit.train.report import balanced_accuracy
 from g3dvit.train.samples import RunVolumes
+from g3dvit.train.small import small_vit
 
 SHAPE = (6, 8, 10)
 ARGUMENTS = {

@@ -64,7 +64,8 @@ def draw_maps(
     """Draw what the model saw and the maps of some methods, for the first held-out volumes.
 
     Each slice goes through the middle of what differs between classes; the outline of all that is
-    used is drawn, the distractor's is dotted. Colours go from minus to plus the largest magnitude in the mask.
+    used is drawn, the distractor's is dotted. Colours go from minus to plus the largest magnitude
+    in the mask.
     """
     drawn = held_out(trained.recipe, volumes)
     explainer = Explainer(trained.model, (1, *drawn.mask.shape))

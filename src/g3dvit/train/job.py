@@ -18,7 +18,6 @@ from torch import nn
 
 from g3dvit import __version__
 from g3dvit.descriptions import ModelDescription, save_description
-from g3dvit.errors import InputError
 from g3dvit.folders import check_output, output_folder
 from g3dvit.input_axes import InputAxes
 from g3dvit.models import build_model, resolve_device
@@ -30,6 +29,7 @@ from g3dvit.train.linear import LinearDecoder, fit_linear
 from g3dvit.train.permute import permute_labels
 from g3dvit.train.report import FoldReport, TrainingReport, balanced_accuracy
 from g3dvit.train.samples import Samples, load_samples
+from g3dvit.train.small import SMALL, arguments_of
 from g3dvit.train.split import MINIMUM_GAP, Fold, Unit, choose_unit, make_folds
 
 Progress = Callable[[int, int, str], None]
@@ -39,14 +39,6 @@ MODEL = "model.yaml"
 PREDICTIONS = "heldout_predictions.tsv"
 LINEAR = "linear_decoder.safetensors"
 RECIPE = "training.json"
-
-
-#: The default factory, and what tells it everything.
-SMALL = "vit_pytorch.vit_3d:ViT"
-_COMPLETE = frozenset(
-    {"image_size", "frames", "image_patch_size", "frame_patch_size"}
-    | {"num_classes", "dim", "depth", "heads", "mlp_dim"}
-)
 
 
 def train_model(
@@ -143,12 +135,8 @@ def train_model(
         gap_volumes=gap_volumes,
         seed=seed,
     )
-    own = dict(arguments or {})
-    if arguments is None or (factory == SMALL and not set(own) >= _COMPLETE):
-        if {"image_patch_size", "frame_patch_size"} <= set(own):
-            patch_size = 1  # theirs count
-        small = small_vit(factory, samples.grid.shape, len(samples.class_names), patch_size)
-        own = {**small, **own}
+    classes = len(samples.class_names)
+    own = arguments_of(factory, arguments, samples.grid.shape, classes, patch_size)
     description = ModelDescription(
         factory=factory,
         arguments=own,
@@ -185,56 +173,6 @@ def train_model(
             trainer.save(folder, model, decoder, every, whole)
         _save_report(folder, whole, samples, fitting, seed, gap_volumes, permute)
     return whole
-
-
-def small_vit(
-    factory: str, shape: Sequence[int], n_classes: int, patch_size: int | None
-) -> dict[str, Any]:
-    """Return the arguments of a small `vit_pytorch.vit_3d` for a grid.
-
-    Parameters
-    ----------
-    factory
-        Must be the default one: other factories need their own arguments.
-    shape : (i, j, k)
-        Of the prepared grid.
-    n_classes
-        Outputs.
-    patch_size
-        Voxels per edge; by default the largest up to 15 that divides the grid.
-
-    Raises
-    ------
-    InputError
-        If the factory is another one, or no patch size divides the grid.
-    """
-    if factory != SMALL:
-        raise InputError(f"{factory} needs its arguments: --argument NAME=VALUE ...")
-    fits = [p for p in range(15, 2, -1) if not any(n % p for n in shape)]
-    if patch_size is None and fits:
-        patch_size = fits[0]
-    if patch_size is None or patch_size < 1 or any(n % patch_size for n in shape):
-        raise InputError(
-            f"a patch of {patch_size} voxels does not divide the prepared grid {tuple(shape)}; "
-            + (f"choose one of {fits}" if fits else "crop or pad it in the preparation")
-        )
-    frames, rows, columns = (int(n) for n in shape)
-    return {
-        "frames": frames,
-        "image_size": [rows, columns],
-        "frame_patch_size": patch_size,
-        "image_patch_size": patch_size,
-        "channels": 1,
-        "num_classes": n_classes,
-        "dim": 64,
-        "depth": 2,
-        "heads": 4,
-        "dim_head": 16,
-        "mlp_dim": 128,
-        "dropout": 0.1,
-        "emb_dropout": 0.1,
-        "pool": "cls",
-    }
 
 
 class _Trainer:
