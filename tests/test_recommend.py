@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fake_run import FakeCheck, small_run
+from g3dvit.check_summary import CheckSummary
 from g3dvit.recommend import mark, recommend, show_first
 
 
@@ -103,6 +104,23 @@ def test_a_map_that_a_quarter_of_the_volumes_failed_is_the_last_choice(maps, n_f
     told = "shift averaged failed evidence at shifts for 1 of 4 volumes"
     assert (told in advice.sentences[-1].lower()) == bool(n_failed)
     assert recommend([shifts]).label == "shift averaged"
+
+
+def test_the_volumes_of_one_class_are_enough(maps):
+    def summary(n_fail, n):
+        return CheckSummary("evidence at shifts", 0.3, "warn", "It says so.", n - n_fail, 0, n_fail)
+
+    def run(n_fail, n):
+        rows = ((check("evidence at shifts", "warn"),),) * 20
+        shifts = replace(maps("shift_averaged"), checks=rows)
+        means = [replace(m, n=n, checks=(summary(n_fail, n),)) for m in shifts.class_means]
+        return recommend([replace(shifts, class_means=tuple(means)), maps("frozen_gate", GOOD)])
+
+    advice = run(7, 18)
+    assert advice.label == "frozen gate"
+    assert "failed evidence at shifts for 7 of 18 volumes of '" in advice.sentences[1]
+    assert run(4, 18).label == "shift averaged"
+    assert run(1, 3).label == "shift averaged"  # too few to tell
 
 
 def test_warnings_do_not_disqualify_but_are_told(maps):

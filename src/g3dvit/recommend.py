@@ -1,9 +1,9 @@
 """Which map to look at first for this model, and why: one pure function.
 
-Only maps without a failed check are recommended, and those of which a quarter of the volumes
-failed one only where there is no other. Among them the finest comes first that has found
-planted answers best (``docs/benchmark.md``); what else a reader of it should know about this
-model is said in a second sentence.
+Only maps without a failed check are recommended, and those of which a quarter of the volumes, or
+of the volumes of one class, failed one only where there is no other. Among them the finest comes
+first that has found planted answers best (``docs/benchmark.md``); what else a reader of it should
+know about this model is said in a second sentence.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ PREFERENCE = (
     "hirescam",
 )
 _LAST = ("token_gradcam",)
+_FEWEST = 4  # volumes of a class of which a quarter can be told
 _WHY = {
     "shift_averaged": "it shows places finer than a patch, and found planted places best",
     "shift_averaged_local": "it shows places finer than a patch, and found planted places best",
@@ -94,23 +95,30 @@ def mark(maps: Sequence[MapSet], recommendation: Recommendation) -> tuple[MapSet
     return tuple(replace(one, recommended=one.label == recommendation.label) for one in maps)
 
 
-def _often_failed(maps: MapSet) -> tuple[CheckSummary, ...]:
-    """Return the checks that a quarter of the volumes or more failed.
+def _often_failed(maps: MapSet) -> dict[str, str]:
+    """Return the checks that a quarter of the volumes, or of those of one class, failed.
 
-    Where a model takes one class unless it finds the other, only volumes of the latter show what
-    is wrong; of two classes that is half of them, of four a quarter.
+    Each with how many. Where a model takes one class unless it finds another, only volumes of the
+    others show what is wrong.
     """
-    return tuple(
-        c for c in maps.summary if c.n_fail and 4 * c.n_fail >= c.n_pass + c.n_warn + c.n_fail
-    )
+    found: dict[str, str] = {}
+    groups = [("", maps.summary)] + [
+        (f" of {mean.key.group!r}", mean.checks)
+        for mean in maps.class_means
+        if mean.key.which != "error" and mean.n >= _FEWEST
+    ]
+    for name, checks in groups:
+        for c in checks:
+            if not isinstance(c, CheckSummary):
+                continue
+            n = c.n_pass + c.n_warn + c.n_fail
+            if c.n_fail and 4 * c.n_fail >= n:
+                found.setdefault(c.name, f"{c.name} for {c.n_fail} of {n} volumes{name}")
+    return found
 
 
 def _passed_over(maps: MapSet) -> str:
-    told = ", ".join(
-        f"{c.name} for {c.n_fail} of {c.n_pass + c.n_warn + c.n_fail} volumes"
-        for c in _often_failed(maps)
-    )
-    return f"{maps.label} failed {told}"
+    return f"{maps.label} failed {', '.join(_often_failed(maps).values())}"
 
 
 def _rank(maps: MapSet) -> int:
