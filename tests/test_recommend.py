@@ -111,7 +111,7 @@ def test_the_volumes_of_one_class_are_enough(maps):
         return CheckSummary("evidence at shifts", 0.3, "warn", "It says so.", n - n_fail, 0, n_fail)
 
     def run(n_fail, n):
-        rows = ((check("evidence at shifts", "warn"),),) * 20
+        rows = ((check("evidence at shifts"),),) * 20
         shifts = replace(maps("shift_averaged"), checks=rows)
         means = [replace(m, n=n, checks=(summary(n_fail, n),)) for m in shifts.class_means]
         return recommend([replace(shifts, class_means=tuple(means)), maps("frozen_gate", GOOD)])
@@ -121,6 +121,16 @@ def test_the_volumes_of_one_class_are_enough(maps):
     assert "failed evidence at shifts for 7 of 18 volumes of '" in advice.sentences[1]
     assert run(4, 18).label == "shift averaged"
     assert run(1, 3).label == "shift averaged"  # too few to tell
+
+
+@pytest.mark.parametrize(("n_pass", "recommended"), [(2, "frozen gate"), (3, "shift averaged")])
+def test_half_of_the_volumes_must_keep_their_evidence_at_shifts(maps, n_pass, recommended):
+    verdicts = ["pass"] * n_pass + ["warn"] * (4 - n_pass)
+    rows = tuple((check("evidence at shifts", verdict),) for verdict in verdicts)
+    advice = recommend([replace(maps("shift_averaged"), checks=rows), maps("frozen_gate", GOOD)])
+    assert advice.label == recommended
+    told = "hift averaged did not pass evidence at shifts for 2 of 4 volumes"
+    assert (told in " ".join(advice.sentences)) == (n_pass == 2)
 
 
 def test_warnings_do_not_disqualify_but_are_told(maps):

@@ -31,6 +31,7 @@ PREFERENCE = (
     "hirescam",
 )
 _LAST = ("token_gradcam",)
+_STEADY = "evidence at shifts"
 _FEWEST = 4  # volumes of a class of which a quarter can be told
 _WHY = {
     "shift_averaged": "it shows places finer than a patch, and found planted places best",
@@ -99,7 +100,7 @@ def _often_failed(maps: MapSet) -> dict[str, str]:
     """Return the checks that a quarter of the volumes, or of those of one class, failed.
 
     Each with how many. Where a model takes one class unless it finds another, only volumes of the
-    others show what is wrong.
+    others show what is wrong. Of the evidence that moved volumes keep, half of all must pass.
     """
     found: dict[str, str] = {}
     groups = [("", maps.summary)] + [
@@ -113,12 +114,17 @@ def _often_failed(maps: MapSet) -> dict[str, str]:
                 continue
             n = c.n_pass + c.n_warn + c.n_fail
             if c.n_fail and 4 * c.n_fail >= n:
-                found.setdefault(c.name, f"{c.name} for {c.n_fail} of {n} volumes{name}")
+                told = f"failed {c.name} for {c.n_fail} of {n} volumes{name}"
+            elif c.name == _STEADY and not name and 2 * c.n_pass <= n:
+                told = f"did not pass {c.name} for {n - c.n_pass} of {n} volumes"
+            else:
+                continue
+            found.setdefault(c.name, told)
     return found
 
 
 def _passed_over(maps: MapSet) -> str:
-    return f"{maps.label} failed {', '.join(_often_failed(maps).values())}"
+    return f"{maps.label} {', '.join(_often_failed(maps).values())}"
 
 
 def _rank(maps: MapSet) -> int:
