@@ -229,10 +229,13 @@ def test_the_evidence_that_is_left_is_that_of_shifted_inputs():
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
-def test_evidence_left_of_nothing_and_without_shifts():
+def test_evidence_left_of_nothing_and_without_shifts(explainer):
     still, moved_ = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([[-8.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
     assert evidence_left(still, moved_).tolist() == [-0.25, 1.0, 0.0]
-    assert evidence_left(still, moved_[:0]).tolist() == [1.0, 1.0, 1.0]
+    unmoved = explainer.explain(X, "shift_averaged", shifts=1)
+    for row in unmoved.checks:
+        (check,) = (c for c in row if c.name == "evidence at shifts")
+        assert np.isnan(check.value) and "no shift moves" in check.sentence
 
 
 def test_one_output_is_a_decision_or_a_regression():

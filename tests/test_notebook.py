@@ -301,11 +301,14 @@ def test_the_viewer_holds_the_map_and_its_background_in_mm() -> None:
     head, slider, view = notebook.viewer(run).children
     under, over = view.volumes
     maps = run.maps[0]
-    np.testing.assert_array_equal(unpacked(over).get_fdata(), maps.volumes[0].data)
+    content = maps.volumes[0].companions["content"]  # as the page shows it
+    assert not np.allclose(content, maps.volumes[0].data)
+    assert "content of" in head.value
+    np.testing.assert_array_equal(unpacked(over).get_fdata(), content)
     np.testing.assert_allclose(unpacked(over).affine, maps.volumes[0].grid.affine)
     np.testing.assert_allclose(unpacked(under).affine, run.background.grid.affine)
     assert (slider.min, slider.max) == (0, 11)
-    top = np.abs(maps.volumes[0].data).max()
+    top = np.abs(content).max()
     assert over.cal_max == pytest.approx(top)
     assert (over.cal_max_neg, over.cal_min_neg) == pytest.approx((-top, -0.1 * top))
     assert {over.url, over.path, under.url, under.path} == {None}

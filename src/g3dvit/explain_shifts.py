@@ -66,18 +66,21 @@ def _explain(batch: Context, name: str) -> None:
         decision=_decision(batch, batch.found.logits),
     )
     batch.found.maps[name] = {"relevance": averaged.relevance, "voxel_relevance": averaged.voxels}
-    still = _evidence(batch, batch.found.logits)
-    left = diagnose.evidence_left(
-        still, torch.stack(moved) if moved else still.new_zeros(0, len(still))
+    left = [diagnose.not_applicable("evidence at shifts", "no shift moves the volume")] * len(
+        batch.x
     )
-    rows = zip(averaged.kept.tolist(), left.tolist(), errors.amax(1).tolist(), strict=True)
+    if moved:
+        still = _evidence(batch, batch.found.logits)
+        shares = diagnose.evidence_left(still, torch.stack(moved))
+        left = [diagnose.check_evidence_left(share) for share in shares.tolist()]
+    rows = zip(averaged.kept.tolist(), left, errors.amax(1).tolist(), strict=True)
     batch.found.checks[name] = [
         (
             diagnose.check_kept(kept, len(shifts)),
-            diagnose.check_evidence_left(share),
+            evidence,
             diagnose.check_completeness(error, of="the score at every shift"),
         )
-        for kept, share, error in rows
+        for kept, evidence, error in rows
     ]
 
 

@@ -3,7 +3,8 @@
 Only maps without a failed check are recommended, and those of which a quarter of the volumes, or
 of the volumes of one class, failed one only where there is no other. Among them the finest comes
 first that has found planted answers best (``docs/benchmark.md``); what else a reader of it should
-know about this model is said in a second sentence.
+know about this model is said in a second sentence. Of the evidence that moved volumes keep, half
+of the volumes must pass.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def recommend(maps: Sequence[MapSet], run_checks: Sequence[CheckLike] = ()) -> R
     elif not sound:
         sentences = [f"No map is recommended for this model: {because or 'there is none'}."]
     else:
-        best = min(sound, key=lambda one: (bool(_often_failed(one)), _rank(one)))
+        best = min(sound, key=lambda one: (bool(_doubts(one)), _rank(one)))
         sentences = [f"{_first(best.label)} is recommended for this model: {_why(best)}."]
         passed_over = [_passed_over(one) for one in sound if _rank(one) < _rank(best)]
         second = "; ".join(filter(None, [because, *passed_over, *_beside(best, sound)]))
@@ -96,11 +97,12 @@ def mark(maps: Sequence[MapSet], recommendation: Recommendation) -> tuple[MapSet
     return tuple(replace(one, recommended=one.label == recommendation.label) for one in maps)
 
 
-def _often_failed(maps: MapSet) -> dict[str, str]:
-    """Return the checks that a quarter of the volumes, or of those of one class, failed.
+def _doubts(maps: MapSet) -> dict[str, str]:
+    """Return the checks that too many volumes did not pass, each with how many.
 
-    Each with how many. Where a model takes one class unless it finds another, only volumes of the
-    others show what is wrong. Of the evidence that moved volumes keep, half of all must pass.
+    Too many is a quarter of the volumes, or of those of one class, that failed: where a model takes
+    one class unless it finds another, only volumes of the others show what is wrong. Of the
+    evidence that moved volumes keep, half of all must pass.
     """
     found: dict[str, str] = {}
     groups = [("", maps.summary)] + [
@@ -124,7 +126,7 @@ def _often_failed(maps: MapSet) -> dict[str, str]:
 
 
 def _passed_over(maps: MapSet) -> str:
-    return f"{maps.label} {', '.join(_often_failed(maps).values())}"
+    return f"{maps.label} {', '.join(_doubts(maps).values())}"
 
 
 def _rank(maps: MapSet) -> int:

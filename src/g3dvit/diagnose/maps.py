@@ -208,7 +208,7 @@ def evidence_left(
 
     ``mean_s clip(m_s / m, -1, 1)`` with m the log-odds of the class that the model chooses for the
     volume as it is, and m_s that of the same class at shift s: 1 where moving changes nothing, 0
-    where moved volumes speak as often against the class as for it, and 1 without any shift.
+    where moved volumes speak as often against the class as for it.
 
     Parameters
     ----------
@@ -217,8 +217,6 @@ def evidence_left(
     moved : (shifts, batch)
         Evidence of the volumes moved.
     """
-    if not len(moved):
-        return torch.ones_like(still, dtype=torch.float64)
     still, moved = still.double(), moved.double()
     ratio = torch.where(
         still != 0, moved / torch.where(still != 0, still, 1.0), moved.eq(0).double()

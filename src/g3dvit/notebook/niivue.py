@@ -73,7 +73,7 @@ def _chosen(
         stamp = told.get("stamp") or (stamps[0] if stamps else None)
         under = mni_template() if has_template_space(told.get("space")) else _empty(source.grid)
         return source, under, ", ".join(words) or "relevance", stamp
-    maps = _maps_of(source, method)
+    maps = _maps_of(source, method).content  # as the page shows it
     one = maps.volumes[0] if maps.volumes else maps.class_means[0].patch
     about = source.volume_target if maps.volumes else maps.class_means[0].title
     title = f"{maps.label}: {about}, {maps.units}"
