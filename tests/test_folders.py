@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -69,6 +70,27 @@ def test_full_disk_is_said_and_leaves_nothing(tmp_path):
         output_folder(tmp_path / "out"),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
+    assert tree(tmp_path) == []
+
+
+def test_full_disk_is_said_whoever_noticed_it(tmp_path):
+    """A map that could not be saved says so with an error of its own."""
+    with (
+        pytest.raises(OutputError, match="is full; nothing was left there"),
+        output_folder(tmp_path / "out"),
+    ):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise OutputError("a map could not be written") from error
+    assert tree(tmp_path) == []
+
+
+def test_disk_without_room_is_refused_before_the_work(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    assert check_output(tmp_path / "out", room_mb=int(free / 2e6)) == tmp_path / "out"
+    with pytest.raises(OutputError, match="MB free"):
+        check_output(tmp_path / "new" / "out", room_mb=int(free / 1e6) * 2)
     assert tree(tmp_path) == []
 
 

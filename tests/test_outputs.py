@@ -117,6 +117,18 @@ def test_readme_names_every_viewer_and_every_map(out):
     assert "token Grad-CAM (mean): CHECK FAILED" in readme
 
 
+@pytest.mark.parametrize("method", ["frozen_gate", "token_gradcam"])
+def test_readme_opens_the_recommended_map(result, method):
+    marked = tuple(replace(maps, recommended=maps.method == method) for maps in result.maps)
+    files = [
+        (f"class_means/class-right_res-voxel_desc-{maps.file_label}_relevance.nii.gz", "")
+        for maps in marked
+    ]
+    readme = _readme(replace(result, maps=marked), files)
+    example = next(line for line in readme.splitlines() if line.startswith("FSLeyes"))
+    assert method.replace("_", "") in example
+
+
 def test_readme_names_the_surface_where_there_is_one(result):
     assert "surface" not in _readme(result, [])
     readme = _readme(small_run(), [])

@@ -44,7 +44,7 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
-def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
+def check_output(path: str | Path, *, overwrite: bool = False, room_mb: int = 0) -> Path:
     """Refuse an output folder that must not be written, before any work is done.
 
     Parameters
@@ -53,6 +53,8 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
         The folder to be written.
     overwrite
         Allow an older output of g3dvit to be replaced.
+    room_mb
+        Megabytes that its files need at least; the disk must have them free.
 
     Returns
     -------
@@ -62,7 +64,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     Raises
     ------
     OutputError
-        If something is there that may not be replaced.
+        If something is there that may not be replaced, or the disk has no room.
     """
     path = Path(path).expanduser().resolve()
     there = next(parent for parent in (path.parent, *path.parent.parents) if parent.exists())
@@ -70,6 +72,12 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
         raise OutputError(
             f"{path} cannot be written, because {there} is "
             f"{'read-only for you' if there.is_dir() else 'a file'}; name another folder"
+        )
+    free_mb = shutil.disk_usage(there).free / 1e6
+    if free_mb < room_mb:
+        raise OutputError(
+            f"the disk of {there} has {free_mb:.0f} MB free, and about {room_mb} MB are needed at "
+            f"least; free some space or name a folder on another disk"
         )
     if not path.exists():
         return path
@@ -139,7 +147,7 @@ def output_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         _remove_empty(made)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if _disk_is_full(error):
             raise OutputError(
                 f"the disk of {path.parent} is full; nothing was left there. Free some space or "
                 f"name a folder on another disk"
@@ -176,8 +184,8 @@ def added_files(folder: Path) -> Iterator[Path]:
         for name in names:
             (folder / name).parent.mkdir(exist_ok=True)
             os.replace(part / name, folder / name)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, OutputError) as error:
+        if not _disk_is_full(error):
             raise
         raise OutputError(
             f"the disk of {folder} is full; nothing was added to it. Free some space and run it "
@@ -202,6 +210,15 @@ def note_files(folder: Path, files: Sequence[Path]) -> None:
     added = {path.relative_to(folder).as_posix() for path in files}
     content["files"] = sorted(added.union(content.get("files", ())))
     write_text(marker, to_json(content) + "\n")
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that it was raised from, says that a disk is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _put_in_place(part: Path, path: Path, *, overwrite: bool) -> None:

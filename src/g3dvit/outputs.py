@@ -240,6 +240,9 @@ def _write_number_figures(result: RunResult, folder: Path) -> None:
 
 def _readme(result: RunResult, files: Sequence[tuple[str, str]]) -> str:
     sound = [path for path, words in files if "res-voxel" in path and "FAILED" not in words]
+    labels = zip(result.maps, _map_labels(result), strict=True)
+    first = [f"_desc-{label}_" for maps, label in labels if maps.recommended]
+    sound.sort(key=lambda path: not any(label in path for label in first))
     volumes = next((path for path, _ in files if path.startswith("maps/")), "maps/...")
     example = (sound or [path for path, _ in files] or ["class_means/..."])[0]
     shape = result.maps[0].resolution_mm if result.maps else (0.0, 0.0, 0.0)

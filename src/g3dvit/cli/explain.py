@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NAME = "explain"
 HELP = "maps of where the model looked, for every time point of a run"
+#: A page, figures and maps of one short run: a disk with less room is full before the end.
+_ROOM_MB = 50
 EPILOG = """\
 examples:
   g3dvit explain bold.nii.gz --model model.yaml -o maps
@@ -220,7 +222,7 @@ def run(arguments: argparse.Namespace) -> int:
     from g3dvit.run_result import Display
 
     output = Path(arguments.output)
-    check_output(output, overwrite=arguments.overwrite)
+    check_output(output, overwrite=arguments.overwrite, room_mb=_ROOM_MB)
     atlas = load_atlas(arguments.atlas) if arguments.atlas else None
     with progress_bar("volumes") as progress:
         result = explain_run(
