@@ -244,6 +244,12 @@ def test_bounded_scores_are_noted(function, word):
     assert not probe_geometry(seeded(TinyViT)(), (1, *SHAPE)).notes
 
 
+def test_scores_without_a_gradient_are_noted():
+    g = probe_geometry(seeded(lambda: TinyViT(wrap=torch.round))(), (1, *SHAPE))
+    assert g.patch_size == PATCH
+    assert any("no gradient of the class values reaches any layer" in note for note in g.notes)
+
+
 def test_input_shape_may_come_from_the_description():
     model = seeded(TinyViT)()
     with pytest.raises(GeometryError, match="give `input_shape`"):

@@ -103,9 +103,15 @@ def on_gradient(tensor: Tensor, see: Callable[[Tensor], None]) -> None:
     """Call `see` with the gradient at a tensor of the graph, once it has been computed.
 
     What the model does to the tensor in place afterwards makes no difference. The hook belongs
-    to the graph, and goes with it.
+    to the graph, and goes with it. Where autograd has no gradient at all, as behind a rounding,
+    nothing is seen.
     """
-    tensor.register_hook(see)  # type: ignore[no-untyped-call]
+
+    def hook(gradient: Tensor | None) -> None:
+        if gradient is not None:
+            see(gradient)
+
+    tensor.register_hook(hook)  # type: ignore[no-untyped-call]
 
 
 class _Watcher(TorchFunctionMode):
