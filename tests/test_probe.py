@@ -244,6 +244,13 @@ def test_bounded_scores_are_noted(function, word):
     assert not probe_geometry(seeded(TinyViT)(), (1, *SHAPE)).notes
 
 
+@pytest.mark.filterwarnings("ignore")  # torch asks to migrate to another package
+def test_quantised_models_are_refused():
+    model = torch.ao.quantization.quantize_dynamic(seeded(TinyViT)(), {nn.Linear}, torch.qint8)
+    with pytest.raises(GeometryError, match="quantised"):
+        probe_geometry(model, (1, *SHAPE))
+
+
 def test_scores_without_a_gradient_are_noted():
     g = probe_geometry(seeded(lambda: TinyViT(wrap=torch.round))(), (1, *SHAPE))
     assert g.patch_size == PATCH

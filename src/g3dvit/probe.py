@@ -61,6 +61,10 @@ def probe_geometry(
         raise GeometryError(
             "a TorchScript model hides its tokens; give the torch.nn.Module that it was made from"
         )
+    if any(".quantized." in type(module).__module__ for module in model.modules()):
+        raise GeometryError(
+            "a quantised model has no gradients inside; give the model that it was made from"
+        )
     cautions: list[str] = []
     with guest(model) as network:
         textures = Textures(network, shape, seed)
