@@ -65,6 +65,8 @@ NO_TERM = {
     "shift_averaged": "is of shifted inputs, and only what speaks for the class",
     "shift_averaged_gamma": "as shift_averaged",
     "shift_averaged_local": "as shift_averaged",
+    "shift_weighted": "as shift_averaged",
+    "shift_weighted_local": "as shift_averaged",
 }
 
 
@@ -144,6 +146,8 @@ NOT_BLIND = {
     "shift_averaged": "is of shifted inputs, in which others lie there",
     "shift_averaged_gamma": "as shift_averaged",
     "shift_averaged_local": "as shift_averaged",
+    "shift_weighted": "as shift_averaged",
+    "shift_weighted_local": "as shift_averaged",
     "legrad": "counts the gradient of attention that is not paid",
     "gradcam": "has one direction in feature space for all places",
     "xgradcam": "has one direction in feature space for all places",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -12,7 +13,9 @@ from g3dvit.methods.shift_averaged import (
     ShiftInputs,
     choose_shifts,
     shift_averaged,
+    shift_maps,
     shift_volume,
+    shift_weighted,
     spread,
     spread_signed,
 )
@@ -40,7 +43,9 @@ class Toy:
             decision = (x[:, 0, 0, 0, 0] > 0).long()
         elif self.decide == "always":
             decision += self.calls
-        return ShiftInputs(decision, relevance, voxels)
+        # From -.6 to 2.7 of that of the volume as it is, over the shifts of the tests.
+        evidence = 0.05 + x[:, 0, :2, 1:, 3:].mean((1, 2, 3))
+        return ShiftInputs(decision, relevance, voxels, evidence)
 
 
 def slow_patch_sums(voxels: np.ndarray) -> Tensor:
@@ -50,11 +55,16 @@ def slow_patch_sums(voxels: np.ndarray) -> Tensor:
     return sums
 
 
-def slow_average(x: np.ndarray, toy: Toy, shifts: list[tuple[int, int, int]]) -> np.ndarray:
+def slow_average(
+    x: np.ndarray, toy: Toy, shifts: list[tuple[int, int, int]], *, by_evidence: bool = False
+) -> np.ndarray:
     """Average one volume, (i, j, k), voxel by voxel."""
     total, seen = np.zeros(SHAPE), np.zeros(SHAPE)
-    decision = toy(torch.from_numpy(x)[None, None]).decision
-    for shift in shifts:
+    still = toy(torch.from_numpy(x)[None, None])
+    rest = float(len(shifts)) if by_evidence else 0.0
+    counted = [(shift, None) for shift in shifts]
+    while counted:
+        shift, weight = counted.pop(0)
         moved = np.zeros(SHAPE)
         for place in np.ndindex(*SHAPE):
             source = tuple(
@@ -62,8 +72,14 @@ def slow_average(x: np.ndarray, toy: Toy, shifts: list[tuple[int, int, int]]) ->
             )
             moved[place] = x[source]
         found = toy(torch.from_numpy(moved)[None, None])
-        if found.decision != decision:
-            continue
+        if weight is None:
+            weight = float(found.decision == still.decision)
+            if by_evidence:
+                weight *= min(max(float(found.evidence) / float(still.evidence), 0.0), 1.0) ** 2
+                rest -= weight
+        if by_evidence and not counted and rest > 0:  # what is left is the volume's own
+            counted.append(((0, 0, 0), rest))
+            rest = 0.0
         voxels, relevance = found.voxels[0].numpy(), found.relevance[0].numpy()
         for place in np.ndindex(*SHAPE):
             there = tuple(p + s for p, s in zip(place, shift, strict=True))
@@ -72,9 +88,9 @@ def slow_average(x: np.ndarray, toy: Toy, shifts: list[tuple[int, int, int]]) ->
             patch = tuple(t // e for t, e in zip(there, EDGES, strict=True))
             box = tuple(slice(p * e, (p + 1) * e) for p, e in zip(patch, EDGES, strict=True))
             share = abs(voxels[there]) / np.abs(voxels[box]).sum()
-            total[place] += max(relevance[patch], 0) * share
-            seen[place] += 1
-    return total / np.maximum(seen, 1)
+            total[place] += weight * max(relevance[patch], 0) * share
+            seen[place] += weight
+    return total / np.where(seen > 0, seen, 1)
 
 
 def volumes(n: int = 3) -> Tensor:
@@ -95,6 +111,54 @@ def test_it_equals_a_slow_loop(decide: str) -> None:
     else:
         assert found.kept.tolist() == [5, 3, 3]  # the first corner changes its sign twice
     assert not found.unshifted.any()
+
+
+@pytest.mark.parametrize("decide", ["never", "first corner"])
+def test_weighted_by_evidence_it_equals_a_slow_loop(decide: str) -> None:
+    shifts = [(1, 0, -2), (-1, 2, 3), (0, -1, 0), (1, 1, 1)]
+    x = volumes()
+    found = shift_weighted(x, Toy(decide=decide), shifts, (2, 3, 4))
+    for n in range(3):
+        toy = Toy(decide=decide)
+        expected = slow_average(x[n, 0].numpy(), toy, shifts, by_evidence=True)
+        np.testing.assert_allclose(found.voxels[n].numpy(), expected, rtol=1e-12)
+        np.testing.assert_allclose(found.relevance[n], slow_patch_sums(expected), rtol=1e-12)
+    assert 0 < found.moved_share.min() < found.moved_share.max() < 1
+
+
+def test_where_moving_changes_nothing_weights_change_nothing() -> None:
+    x, shifts = volumes(), [(1, 0, -2), (-1, 2, 3)]
+    toy = Toy()
+
+    def steady(moved: Tensor) -> ShiftInputs:
+        return replace(toy(moved), evidence=torch.full((3,), 2.0))
+
+    alike, weighted = shift_maps(x, steady, shifts, (2, 3, 4), (False, True))
+    torch.testing.assert_close(weighted.voxels, alike.voxels)
+    assert weighted.moved_share.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("left", [-1.0, 0.0, float("nan")])
+def test_where_moved_volumes_say_nothing_the_map_is_that_of_the_volume(left: float) -> None:
+    x = volumes()
+    toy = Toy()
+
+    def lost(moved: Tensor) -> ShiftInputs:
+        return replace(toy(moved), evidence=torch.full((3,), 2.0 if moved is x else left))
+
+    found = shift_weighted(x, lost, [(1, 0, -2), (-1, 2, 3)], (2, 3, 4))
+    still = toy(x)
+    torch.testing.assert_close(found.voxels, spread(still.relevance, still.voxels))
+    assert found.moved_share.tolist() == [0, 0, 0]
+
+
+def test_several_averages_explain_every_input_once() -> None:
+    x, shifts = volumes(), [(1, 0, -2), (0, 0, 0), (-1, 1, 0)]
+    toy = Toy()
+    alike, weighted = shift_maps(x, toy, shifts, (2, 3, 4), (False, True))
+    assert toy.calls == 3
+    torch.testing.assert_close(alike.voxels, shift_averaged(x, toy, shifts, (2, 3, 4)).voxels)
+    torch.testing.assert_close(weighted.voxels, shift_weighted(x, toy, shifts, (2, 3, 4)).voxels)
 
 
 def test_without_a_shift_the_sum_is_the_positive_relevance() -> None:

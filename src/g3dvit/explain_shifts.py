@@ -6,15 +6,24 @@ taken from `frozen_gate` or `frozen_gate_gamma` where they were asked for too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from g3dvit import diagnose
 from g3dvit.capture import first_output
+from g3dvit.checks import Check
 from g3dvit.explain_context import Context, host
 from g3dvit.explain_gates import explain_gamma
-from g3dvit.methods import METHODS, shift_averaged
-from g3dvit.methods.shift_averaged import ShiftInputs, choose_shifts
+from g3dvit.methods import METHODS
+from g3dvit.methods.shift_averaged import (
+    ShiftAveraged,
+    ShiftInputs,
+    choose_shifts,
+    shift_maps,
+)
 from g3dvit.targets import Score, predicted, score_batch
 
 
@@ -29,59 +38,83 @@ def explain_shifts(batch: Context) -> None:
     if batch.result is None:
         with torch.no_grad():
             batch.choose_scores(first_output(batch.run(batch.x)))
+    # Maps that differ in how shifts are averaged alone share them.
+    alike: dict[tuple[float, bool, bool], list[str]] = {}
     for name in batch.request.methods:
-        if METHODS[name].source == "shifts":
-            _explain(batch, name)
+        row = METHODS[name]
+        if row.source == "shifts":
+            gamma = batch.option(name, "gamma") if "gamma" in row.arguments else 0.0
+            alike.setdefault((gamma, row.against_surroundings, row.signed), []).append(name)
+    for (gamma, local, signed), names in alike.items():
+        _explain(batch, names, gamma, local=local, signed=signed)
 
 
-def _explain(batch: Context, name: str) -> None:
-    gamma = batch.option(name, "gamma") if "gamma" in METHODS[name].arguments else 0.0
-    local = METHODS[name].against_surroundings
-    shifts = choose_shifts(batch.option(name, "shifts"), batch.geometry.patch_size)
+def _explain(
+    batch: Context, names: Sequence[str], gamma: float, *, local: bool, signed: bool
+) -> None:
+    shifts = choose_shifts(batch.option(names[0], "shifts"), batch.geometry.patch_size)
     errors = torch.zeros(batch.found.scores.shape)
     moved: list[Tensor] = []
+    still = _evidence(batch, batch.found.logits)
 
     def explain(x: Tensor) -> ShiftInputs:
         known = _known(batch, gamma) if x is batch.x and not local else None
         if known is not None:
-            return known
+            return replace(known, evidence=still)
         found = explain_gamma(batch, x, gamma, local=local)
         errors.copy_(torch.maximum(errors, host(torch.stack(found.errors, dim=1))))
+        evidence = still if x is batch.x else _evidence(batch, host(found.logits))
         if x is not batch.x:
-            moved.append(_evidence(batch, host(found.logits)))
+            moved.append(evidence)
         grids = [host(batch.grid(one.relevance)) for one in found.shares]
         voxels = [
             host(v) for v in found.local or [batch.volume(one.voxels) for one in found.shares]
         ]
         return ShiftInputs(
-            _decision(batch, found.logits), torch.stack(grids, dim=1), torch.stack(voxels, dim=1)
+            _decision(batch, found.logits),
+            torch.stack(grids, dim=1),
+            torch.stack(voxels, dim=1),
+            evidence,
         )
 
-    averaged = shift_averaged(
+    averages = shift_maps(
         batch.x,
         explain,
         shifts,
         [axis + 1 for axis in batch.geometry.spatial_axes],
-        signed=METHODS[name].signed,
+        [METHODS[name].by_evidence for name in names],
+        signed=signed,
         decision=_decision(batch, batch.found.logits),
     )
-    batch.found.maps[name] = {"relevance": averaged.relevance, "voxel_relevance": averaged.voxels}
-    left = [diagnose.not_applicable("evidence at shifts", "no shift moves the volume")] * len(
-        batch.x
-    )
+    left = torch.tensor([])
     if moved:
-        still = _evidence(batch, batch.found.logits)
-        shares = diagnose.evidence_left(still, torch.stack(moved))
-        left = [diagnose.check_evidence_left(share) for share in shares.tolist()]
-    rows = zip(averaged.kept.tolist(), left, errors.amax(1).tolist(), strict=True)
-    batch.found.checks[name] = [
-        (
-            diagnose.check_kept(kept, len(shifts)),
-            evidence,
-            diagnose.check_completeness(error, of="the score at every shift"),
-        )
-        for kept, evidence, error in rows
-    ]
+        left = diagnose.evidence_left(still, torch.stack(moved))
+    for name, averaged in zip(names, averages, strict=True):
+        batch.found.maps[name] = {
+            "relevance": averaged.relevance,
+            "voxel_relevance": averaged.voxels,
+        }
+        own: list[tuple[Check, ...]]
+        if METHODS[name].by_evidence:
+            own = [(diagnose.check_moved_share(v),) for v in averaged.moved_share.tolist()]
+        else:
+            own = _checks_of_kept(averaged, left, len(shifts))
+        complete = [
+            diagnose.check_completeness(error, of="the score at every shift")
+            for error in errors.amax(1).tolist()
+        ]
+        batch.found.checks[name] = [(*o, c) for o, c in zip(own, complete, strict=True)]
+
+
+def _checks_of_kept(averaged: ShiftAveraged, left: Tensor, count: int) -> list[tuple[Check, ...]]:
+    """Return what is asked of maps in which kept shifts count alike, per volume."""
+    kept = [diagnose.check_kept(n, count) for n in averaged.kept.tolist()]
+    if len(left):
+        evidence = [diagnose.check_evidence_left(share) for share in left.tolist()]
+    else:
+        none = diagnose.not_applicable("evidence at shifts", "no shift moves the volume")
+        evidence = [none] * len(kept)
+    return list(zip(kept, evidence, strict=True))
 
 
 def _known(batch: Context, gamma: float) -> ShiftInputs | None:

@@ -18,8 +18,10 @@ from g3dvit.run_result import CheckLike, MapSet, Recommendation, worst
 
 #: Best first; methods that are not named here follow, in the order in which they were asked for.
 PREFERENCE = (
+    "shift_weighted_local",
     "shift_averaged_local",
     "shift_averaged_gamma",
+    "shift_weighted",
     "shift_averaged",
     "frozen_gate",
     "frozen_gate_gamma",
@@ -35,9 +37,11 @@ _LAST = ("token_gradcam",)
 _STEADY = "evidence at shifts"
 _FEWEST = 4  # volumes of a class of which a quarter can be told
 _WHY = {
-    "shift_averaged": "it shows places finer than a patch, and found planted places best",
-    "shift_averaged_local": "it shows places finer than a patch, and found planted places best",
-    "shift_averaged_gamma": "it shows places finer than a patch, and found planted places best",
+    **{
+        name: "it shows places finer than a patch, and found planted places best"
+        for name in PREFERENCE
+        if name.startswith("shift_")
+    },
     "frozen_gate": "its shares add up to the score, and among maps of one pass it found planted "
     "places best",
     "frozen_gate_gamma": "its shares add up to the score",

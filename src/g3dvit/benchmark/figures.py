@@ -25,7 +25,7 @@ SHOWN = (
     "frozen_gate_voxels",
     "frozen_gate_gamma_voxels",
     "shift_averaged",
-    "shift_averaged_local",
+    "shift_weighted_local",
 )
 _NUMBERS = ("auc", "ap", "pointing")
 

@@ -51,6 +51,8 @@ ROWS: dict[str, str] = {
     "shift_averaged_signed": "shift-averaged, signed",
     "shift_averaged_gamma": "shift-averaged, signed, with the gamma rule",
     "shift_averaged_local": "shift-averaged, gamma rule, against the surroundings",
+    "shift_weighted": "shift-averaged, positive, weighted by evidence",
+    "shift_weighted_local": "shift-averaged, gamma rule, against the surroundings, by evidence",
     "attention_rollout": "attention rollout",
     "gradient_rollout": "gradient rollout",
     "gradient_x_input": "gradient x input, per voxel",
@@ -67,12 +69,12 @@ SLOW_ROWS = (
     *("smoothgrad", "integrated_gradients", "expected_gradients", "frozen_gate_noise"),
     REMOVAL_ROW,
 )
-#: Rows that joined when many parts had been run: they are parts of their own.
-LATER_ROWS = ("shift_averaged_local",)
+#: Rows that joined when many parts had been run: each group is a part of its own.
+LATER_ROWS = (("shift_averaged_local",), ("shift_weighted",), ("shift_weighted_local",))
 #: The map to show, chosen on development phantoms and frozen before it was made of any sealed one:
 #: 8 shifts, gamma .5, what speaks for the class spread finely and what speaks against it evenly,
-#: voxels told against their surroundings.
-RECOMMENDED_ROW = "shift_averaged_local"
+#: voxels told against their surroundings, shifts weighted by the evidence that they keep.
+RECOMMENDED_ROW = "shift_weighted_local"
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,8 @@ class ModelMaps:
             "shift_averaged_signed": lambda n: self._shifted(n, "frozen_gate", signed=True),
             "shift_averaged_gamma": lambda n: self._shifted(n, "frozen_gate_gamma", signed=True),
             "shift_averaged_local": self._local,
+            "shift_weighted": lambda n: self._weighted("shift_weighted", n),
+            "shift_weighted_local": lambda n: self._weighted("shift_weighted_local", n),
             "token_removal": self._token_removal,
         }
         if row in special:
@@ -227,6 +229,11 @@ class ModelMaps:
         found = self._explain("shift_averaged_local", slice(0, count))
         kept = [c.value for row in found.checks for c in row if c.name == "kept shifts"]
         return self.of_voxels(_voxels(found), self.settings.shifts * float(np.mean(kept)))
+
+    def _weighted(self, method: str, count: int) -> Made:
+        found = self._explain(method, slice(0, count))
+        moved = [c.value for row in found.checks for c in row if c.name == "moved share"]
+        return self.of_voxels(_voxels(found), self.settings.shifts * float(np.mean(moved)))
 
     def _token_removal(self, count: int) -> Made:
         model, geometry = self.explainer.model, self.explainer.geometry

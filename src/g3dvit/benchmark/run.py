@@ -142,10 +142,9 @@ def finished_part(case: Case, seed: int, settings: RunSettings, folder: Path) ->
 def _apart(settings: RunSettings) -> tuple[RunSettings, ...]:
     """Return settings for the rows that came first and for those that joined later."""
     rows = settings.maps.rows
-    groups = (
-        tuple(row for row in rows if row not in LATER_ROWS),
-        tuple(row for row in rows if row in LATER_ROWS),
-    )
+    later = {row for group in LATER_ROWS for row in group}
+    first = tuple(row for row in rows if row not in later)
+    groups = (first, *(tuple(r for r in rows if r in group) for group in LATER_ROWS))
     return tuple(replace(settings, maps=replace(settings.maps, rows=g)) for g in groups if g)
 
 

@@ -33,6 +33,7 @@ removal             max_p |R_p| / max(max_p |R_p|, |score|)                    <
 draws               rms standard error of R_p over their standard deviation    > 0.7     > 0.4
 kept shifts         share of shifts that do not change the model's decision    0         < 0.5
 evidence at shifts  mean over shifts of log-odds of the decision / unshifted   < 0       < 0.3
+moved share         mean over shifts of w_s, the weight of moved volumes       -         -
 ==================  =========================================================  ========  =======
 
 On the first batch of a run, or on request; they need passes of their own:
@@ -100,6 +101,7 @@ from g3dvit.diagnose.maps import (
     check_finite,
     check_flat,
     check_kept,
+    check_moved_share,
     check_outside,
     check_positive,
     check_removal,
@@ -148,6 +150,7 @@ __all__ = [
     "check_invisible",
     "check_jitter",
     "check_kept",
+    "check_moved_share",
     "check_outside",
     "check_patches",
     "check_path",

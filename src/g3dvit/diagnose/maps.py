@@ -256,3 +256,12 @@ def check_kept(kept: int, count: int) -> Check:
             "averaged: this is the map of the volume as it is",
         ),
     )
+
+
+def check_moved_share(value: float) -> Check:
+    """Tell how much of a map that weighs shifts by evidence comes from moved volumes."""
+    sentence = (
+        f"Volumes moved by parts of a patch make {value:.0%} of this map, by the evidence that "
+        "they keep; the volume as it is makes the rest"
+    )
+    return Check("moved share", value, None, None, "pass", f"{sentence}.")

@@ -28,7 +28,7 @@ from g3dvit.methods.gradients import (
     smoothgrad,
 )
 from g3dvit.methods.removal import occlusion, rise, token_removal
-from g3dvit.methods.shift_averaged import shift_averaged
+from g3dvit.methods.shift_averaged import shift_averaged, shift_weighted
 from g3dvit.methods.table import METHODS, Method
 from g3dvit.methods.tokens import (
     WEIGHTINGS,
@@ -75,6 +75,7 @@ __all__ = [
     "path_error",
     "rise",
     "shift_averaged",
+    "shift_weighted",
     "smoothgrad",
     "token_gradcam",
     "token_removal",

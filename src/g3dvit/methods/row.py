@@ -63,6 +63,8 @@ class Method:
         True if its maps are made to be looked at: statistics on them find what is not there.
     against_surroundings
         True if voxels are told against the level around their patch, not against its mean.
+    by_evidence
+        True if shifts of the input count by the evidence that they keep.
     """
 
     name: str
@@ -83,3 +85,4 @@ class Method:
     defaults: Mapping[str, float] = field(default_factory=dict)
     display_only: bool = False
     against_surroundings: bool = False
+    by_evidence: bool = False

@@ -3,7 +3,8 @@
 For each shift of the input, what a token contributes in total says how much, and the voxel map
 says where inside the patch; maps are shifted back and averaged, so that the borders between
 patches lie somewhere else each time. Terms: a shift is *kept* for a volume where it does not
-change the model's decision, and *sees* a voxel that it does not push out of the volume.
+change the model's decision, and *sees* a voxel that it does not push out of the volume. Kept shifts
+count alike (`shift_averaged`), or by the evidence that the moved volume keeps (`shift_weighted`).
 
 The map is not negative and made for display. For statistics use frozen-gate content with one
 fixed target: contrasts of maps that are positive for their own class find differences where
@@ -41,11 +42,15 @@ class ShiftInputs:
         Content and position of each patch.
     voxels : (batch, ..., i, j, k)
         Relevance of each voxel.
+    evidence : (batch,)
+        How much speaks for what the model chose for the volume as it is: the log-odds of that
+        class. Only `shift_weighted` needs it.
     """
 
     decision: Int[Tensor, " batch"]
     relevance: Float[Tensor, "batch ... gi gj gk"] = field(repr=False)
     voxels: Float[Tensor, "batch ... i j k"] = field(repr=False)
+    evidence: Float[Tensor, " batch"] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,12 +67,15 @@ class ShiftAveraged:
         How many shifts did not change the decision.
     unshifted : (batch,)
         True where all shifts changed it, so that the map is the unshifted one.
+    moved_share : (batch,)
+        Share of the map's weight that moved volumes have.
     """
 
     voxels: Float[Tensor, "batch ... i j k"] = field(repr=False)
     relevance: Float[Tensor, "batch ... gi gj gk"] = field(repr=False)
     kept: Int[Tensor, " batch"]
     unshifted: Bool[Tensor, " batch"]
+    moved_share: Float[Tensor, " batch"]
 
 
 def choose_shifts(count: int, patch_size: Sequence[int]) -> tuple[Shift, ...]:
@@ -165,6 +173,64 @@ def shift_averaged(
     MethodError
         If there is no shift, or one is larger than the volume.
     """
+    (found,) = shift_maps(x, explain, shifts, axes, (False,), signed=signed, decision=decision)
+    return found
+
+
+def shift_weighted(
+    x: Float[Tensor, "batch ..."],
+    explain: Callable[[Tensor], ShiftInputs],
+    shifts: Sequence[Shift],
+    axes: Sequence[int],
+    *,
+    signed: bool = False,
+    decision: Int[Tensor, " batch"] | None = None,
+) -> ShiftAveraged:
+    """Average frozen-gate maps over shifts of the input, each by the evidence that it keeps.
+
+    As `shift_averaged`, with weights in place of "kept or not": ``w_s = clip(m_s / m, 0, 1)^2``, m
+    the evidence of the volume as it is and m_s that of the volume at shift s. What moved volumes
+    lack goes to the volume as it is: its map counts ``sum_s (1 - w_s)``. Where moving changes
+    nothing this is `shift_averaged`; where moved volumes say nothing of the decision it is the
+    map of the volume as it is.
+
+    Parameters
+    ----------
+    x, explain, shifts, axes, signed, decision
+        As for `shift_averaged`; what `explain` returns has the evidence.
+
+    Returns
+    -------
+    ShiftAveraged
+
+    Raises
+    ------
+    MethodError
+        As for `shift_averaged`.
+    """
+    (found,) = shift_maps(x, explain, shifts, axes, (True,), signed=signed, decision=decision)
+    return found
+
+
+def shift_maps(
+    x: Float[Tensor, "batch ..."],
+    explain: Callable[[Tensor], ShiftInputs],
+    shifts: Sequence[Shift],
+    axes: Sequence[int],
+    weighted: Sequence[bool],
+    *,
+    signed: bool = False,
+    decision: Int[Tensor, " batch"] | None = None,
+) -> tuple[ShiftAveraged, ...]:
+    """Average the same maps in several ways; every input is explained once.
+
+    Parameters
+    ----------
+    x, explain, shifts, axes, signed, decision
+        As for `shift_averaged`.
+    weighted
+        One per result: whether it is that of `shift_weighted`.
+    """
     lengths = [x.shape[axis] for axis in axes]
     if not shifts or any(abs(s) >= n for one in shifts for s, n in zip(one, lengths, strict=True)):
         raise MethodError(
@@ -172,33 +238,77 @@ def shift_averaged(
             f"{tuple(lengths)}; was given {tuple(shifts)!r}"
         )
     spread_out = spread_signed if signed else spread
-    still = None
+    still = explain(x) if decision is None or any(weighted) else None
     if decision is None:
-        still = explain(x)
+        assert still is not None
         decision = still.decision
-    total, seen = torch.zeros(()), torch.zeros(())
+    sums = [_Sum() for _ in weighted]
     kept = torch.zeros_like(decision, dtype=torch.int64)
-    for number, one in enumerate(shifts):
+    for one in shifts:
         if not any(one):
             moved = still = still or explain(x)
         else:
             moved = explain(shift_volume(x, one, axes))
         fine = spread_out(moved.relevance, moved.voxels)
-        if not number:
-            total = torch.zeros_like(fine)
-            seen = fine.new_zeros(len(x), *(1,) * (fine.ndim - 4), *fine.shape[-3:])
         same = moved.decision == decision
         kept += same
-        here, there = _overlap(one, fine.shape[-3:])
-        total[here] += torch.where(same.reshape(-1, *(1,) * (fine.ndim - 1)), fine[there], 0.0)
-        seen[here] += same.to(fine.dtype).reshape(-1, *(1,) * (fine.ndim - 1))
+        for by_evidence, running in zip(weighted, sums, strict=True):
+            weight = same.to(fine.dtype)
+            if by_evidence:
+                weight = weight * evidence_kept(still, moved).to(fine.dtype)
+            running.add(fine, weight, one)
         grid = moved.relevance.shape[-3:]
-    voxels = total / seen.clamp_min(1)
-    unshifted = kept == 0
-    if bool(unshifted.any()):
-        still = still or explain(x)
-        voxels[unshifted] = spread_out(still.relevance, still.voxels)[unshifted]
-    return ShiftAveraged(voxels, _per_patch(voxels, grid), kept, unshifted)
+    found = []
+    for by_evidence, running in zip(weighted, sums, strict=True):
+        share = running.weight / len(shifts)
+        rest = 1 - share if by_evidence else (kept == 0).to(share.dtype)
+        if bool(rest.any()):
+            still = still or explain(x)
+            fine = spread_out(still.relevance, still.voxels)
+            running.add(fine, rest * len(shifts), (0, 0, 0))
+        voxels = running.mean()
+        found.append(
+            ShiftAveraged(voxels, _per_patch(voxels, grid), kept, kept == 0, share.float())
+        )
+    return tuple(found)
+
+
+def evidence_kept(still: ShiftInputs | None, moved: ShiftInputs) -> Float[Tensor, " batch"]:
+    """Return the weight of moved volumes: the square of the share of the evidence that is left.
+
+    Linear weights did as well on blobs and boxes of the development phantoms, and less well on
+    textures, where most of a moved volume's evidence is gone (``docs/methods.md``).
+    """
+    assert still is not None
+    assert still.evidence is not None  # weighted maps are asked for with it
+    assert moved.evidence is not None
+    own, left = still.evidence.double(), moved.evidence.double()
+    share = torch.where(own != 0, left / torch.where(own != 0, own, 1.0), 0.0)
+    return share.nan_to_num(nan=0.0).clamp(0, 1) ** 2
+
+
+class _Sum:
+    """A weighted mean of maps that are shifted back, each voxel over those that see it."""
+
+    def __init__(self) -> None:
+        self._total = self._seen = torch.zeros(())
+        self.weight = torch.zeros(())
+
+    def add(self, fine: Tensor, weight: Tensor, shift: Shift) -> None:
+        """Add maps (batch, ..., i, j, k) of shifted volumes with their weights (batch,)."""
+        if not self._total.ndim:
+            self._total = torch.zeros_like(fine)
+            self._seen = fine.new_zeros(len(fine), *(1,) * (fine.ndim - 4), *fine.shape[-3:])
+            self.weight = torch.zeros_like(weight)
+        here, there = _overlap(shift, fine.shape[-3:])
+        by = weight.reshape(-1, *(1,) * (fine.ndim - 1))
+        self._total[here] += torch.where(by > 0, fine[there], 0.0) * by
+        self._seen[here] += by
+        self.weight = self.weight + weight
+
+    def mean(self) -> Tensor:
+        """Return the mean of what sees each voxel; 0 where nothing does."""
+        return self._total / torch.where(self._seen > 0, self._seen, 1.0)
 
 
 def spread(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from g3dvit.methods.row import Method
-from g3dvit.methods.shift_averaged import shift_averaged
+from g3dvit.methods.shift_averaged import shift_averaged, shift_weighted
 
 _GAMMA = Method(
     name="shift_averaged_gamma",
@@ -27,34 +27,60 @@ _GAMMA = Method(
     display_only=True,
 )
 
+_POSITIVE = Method(
+    name="shift_averaged",
+    title="shift-averaged relevance",
+    function=shift_averaged,
+    equation="R_p = sum_{v in p} mean_s F_s(v + s), F_s(v) = max(R_q, 0) |R_v| / sum_{u in q} "
+    "|R_u| for v in q (frozen gates at x shifted by s)",
+    paper="DAVE 2026, the idea of averaging over shifts; relevance with frozen gates",
+    url="https://arxiv.org/abs/2602.06613",
+    cost="8 (F + B)",
+    source="shifts",
+    space="voxel",
+    signed=False,
+    class_specific=True,
+    linear=False,
+    complete=False,
+    arguments=("shifts",),
+    display_only=True,
+)
+_LOCAL = replace(
+    _GAMMA,
+    name="shift_averaged_local",
+    title="shift-averaged relevance against the surroundings",
+    equation="R_p = sum_{v in p} mean_s F_s(v + s), F_s as in shift_averaged_gamma with "
+    "R_v = s_v (x_v - r_q) where the model normalises patches: s_v the slope at the voxel "
+    "(gates frozen), r_q the median level around patch q",
+    paper="G3D-ViT, docs/methods.md; averaged over shifts as in DAVE 2026",
+    against_surroundings=True,
+)
+_BY_EVIDENCE = (
+    "R_p = sum_{v in p} sum_s (w_s F_s(v + s) + (1 - w_s) F_0(v)) / S, "
+    "w_s = clip(m_s / m, 0, 1)^2, m the log-odds of the decision, m_s at shift s, F_s as in "
+)
+
 SHIFT_ROWS: tuple[Method, ...] = (
-    Method(
-        name="shift_averaged",
-        title="shift-averaged relevance",
-        function=shift_averaged,
-        equation="R_p = sum_{v in p} mean_s F_s(v + s), F_s(v) = max(R_q, 0) |R_v| / sum_{u in q} "
-        "|R_u| for v in q (frozen gates at x shifted by s)",
-        paper="DAVE 2026, the idea of averaging over shifts; relevance with frozen gates",
-        url="https://arxiv.org/abs/2602.06613",
-        cost="8 (F + B)",
-        source="shifts",
-        space="voxel",
-        signed=False,
-        class_specific=True,
-        linear=False,
-        complete=False,
-        arguments=("shifts",),
-        display_only=True,
+    _POSITIVE,
+    replace(
+        _POSITIVE,
+        name="shift_weighted",
+        title="shift-averaged relevance, weighted by evidence",
+        function=shift_weighted,
+        equation=_BY_EVIDENCE + "shift_averaged",
+        paper="G3D-ViT, docs/methods.md; averaged over shifts as in DAVE 2026",
+        cost="9 (F + B)",
+        by_evidence=True,
     ),
     _GAMMA,
+    _LOCAL,
     replace(
-        _GAMMA,
-        name="shift_averaged_local",
-        title="shift-averaged relevance against the surroundings",
-        equation="R_p = sum_{v in p} mean_s F_s(v + s), F_s as in shift_averaged_gamma with "
-        "R_v = s_v (x_v - r_q) where the model normalises patches: s_v the slope at the voxel "
-        "(gates frozen), r_q the median level around patch q",
-        paper="G3D-ViT, docs/methods.md; averaged over shifts as in DAVE 2026",
-        against_surroundings=True,
+        _LOCAL,
+        name="shift_weighted_local",
+        title="shift-averaged relevance against the surroundings, weighted by evidence",
+        function=shift_weighted,
+        equation=_BY_EVIDENCE + "shift_averaged_local",
+        cost="about 45 (F + B)",
+        by_evidence=True,
     ),
 )

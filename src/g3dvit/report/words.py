@@ -57,6 +57,13 @@ _METHODS = {
         "frozen gates (Ali et al. 2022, arXiv:2202.07304), averaged over shifts after an idea of "
         "DAVE (arXiv:2602.06613)",
     ),
+    "shift_weighted": (
+        "What each patch adds to the score, where it is positive, is spread over its voxels by the "
+        "size of their relevance, and averaged over shifts of the volume; shifts count by the "
+        "evidence for the decision that they keep, and the volume as it is makes the rest.",
+        "frozen gates (Ali et al. 2022, arXiv:2202.07304), averaged over shifts after an idea of "
+        "DAVE (arXiv:2602.06613), weighted by evidence (G3D-ViT)",
+    ),
     "shift_averaged_gamma": (
         "What each patch adds to the score (contributions that cancel each other count less) is "
         "spread over its voxels, finely where it is evidence for the class, and averaged over "
@@ -71,6 +78,15 @@ _METHODS = {
         "frozen gates with the gamma rule (Achtibat et al. 2024, arXiv:2402.05602), averaged over "
         "shifts after an idea of DAVE (arXiv:2602.06613), voxels against their surroundings "
         "(G3D-ViT)",
+    ),
+    "shift_weighted_local": (
+        "What each patch adds to the score (contributions that cancel each other count less) is "
+        "spread over its voxels, finely where it is evidence for the class, by how they differ "
+        "from the patch's surroundings, and averaged over shifts of the volume; shifts count by "
+        "the evidence for the decision that they keep, and the volume as it is makes the rest.",
+        "frozen gates with the gamma rule (Achtibat et al. 2024, arXiv:2402.05602), averaged over "
+        "shifts after an idea of DAVE (arXiv:2602.06613), voxels against their surroundings and "
+        "weighted by evidence (G3D-ViT)",
     ),
     "token_removal": (
         "By how much the score falls when the token of one patch is really removed, one patch "
