@@ -208,6 +208,39 @@ def test_a_texture_that_must_lie_where_it_lies_is_caught(pool):
             assert share > 0.3 if wanted == "fail" else share < 0.1
 
 
+def test_weighted_by_evidence_the_map_of_a_texture_stays_where_it_lies():
+    recipe = Recipe(51, task="texture", pool="mean")
+    model, _ = train(recipe)
+    explainer = Explainer(model, (1, *recipe.shape))
+    some = draw(recipe, 40, 3)
+    methods = [
+        f"shift_{kind}{more}" for more in ("", "_local") for kind in ("averaged", "weighted")
+    ]
+    found = explainer.explain(some.x, methods)
+    alike, weighted, local, weighted_local = (_near_the_centre(found[m], recipe) for m in methods)
+    assert max(alike, local) < 0.5 and min(weighted, weighted_local) > 0.9
+    told = [c.value for row in found["shift_weighted"].checks for c in row if "moved" in c.name]
+    assert 0 < np.median(told) < 0.5
+
+
+def _near_the_centre(found, recipe):
+    """Return the share of volumes with the peak in the patch that the texture lies in."""
+    peaks = found.voxel_relevance.flatten(1).argmax(1).numpy()
+    places = np.stack(np.unravel_index(peaks, found.voxel_relevance.shape[1:]), 1)
+    return np.mean((places // recipe.edge == np.array(recipe.grid) // 2).all(1))
+
+
+@pytest.mark.parametrize("name", ["shift_weighted", "shift_weighted_local"])
+def test_weighted_maps_alone_and_beside_those_of_the_same_passes_are_alike(explainer, name):
+    beside = name.replace("weighted", "averaged")
+    alone = explainer.explain(X, name, target="all")
+    both = explainer.explain(X, [beside, name], target="all")
+    torch.testing.assert_close(both[name].voxel_relevance, alone.voxel_relevance)
+    assert not torch.allclose(both[beside].voxel_relevance, alone.voxel_relevance)
+    same = explainer.explain(X, beside, target="all").voxel_relevance
+    torch.testing.assert_close(both[beside].voxel_relevance, same)
+
+
 def test_the_evidence_that_is_left_is_that_of_shifted_inputs():
     explainer = Explainer(drifted(seeded(TinyViT)()), (1, *SHAPE))
     found = explainer.explain(X, "shift_averaged", target=1, shifts=5)
@@ -227,6 +260,10 @@ def test_the_evidence_that_is_left_is_that_of_shifted_inputs():
     )
     got = [c.value for row in found.checks for c in row if c.name == "evidence at shifts"]
     np.testing.assert_allclose(got, expected, rtol=1e-4)
+    weighted = explainer.explain(X, "shift_weighted", target=1, shifts=5)
+    squares = [(odds(moved(X, s, (2, 3, 4))) / still).clamp(0, 1).numpy() ** 2 for s in shifts]
+    got = [c.value for row in weighted.checks for c in row if c.name == "moved share"]
+    np.testing.assert_allclose(got, np.mean(squares, axis=0), rtol=1e-4)
 
 
 def test_evidence_left_of_nothing_and_without_shifts(explainer):

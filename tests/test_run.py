@@ -80,8 +80,8 @@ def written(tmp_path_factory):
 def test_the_command_writes_every_map_at_its_millimetre(written) -> None:
     folder, _, said, talk = written
     files = sorted((folder / "out").glob("**/*_relevance.nii.gz"))
-    assert len(files) == 2 + 3 * 2 * 2  # per volume: methods; means: methods x classes x grids
-    assert not list((folder / "out" / "maps").glob("*shiftaveraged*"))
+    assert len(files) == 2 + 4 * 2 * 2  # per volume: methods; means: methods x classes x grids
+    assert not list((folder / "out" / "maps").glob("*shift*"))
     for path in files:
         assert np.all(np.abs(peak_mm(path) - spot_mm()) <= HALF_PATCH_MM), path.name
     for line in said.splitlines():
@@ -173,7 +173,7 @@ def test_every_volume_keeps_its_numbers(tmp_path) -> None:
     assert rows["time_point"].tolist() == [1, 4, 7]
     assert rows["predicted"].tolist() == ["dark", "bright", "dark"]
     assert rows["onset_s"].tolist() == [2.25, 6.75, 11.25]
-    maps = result.maps[1].volumes[0]
+    maps = next(m for m in result.maps if m.method == "frozen_gate").volumes[0]
     assert maps.t_r == pytest.approx(4.5)
     assert (maps.sform_code, maps.qform_code) == (4, 4)
     np.testing.assert_allclose(rows["p_dark"] + rows["p_bright"], 1)
@@ -313,7 +313,7 @@ def test_the_command_recommends_a_map_and_says_which_checks_it_made(written) -> 
     folder, _, said, _ = written
     provenance = json.loads((folder / "out" / "provenance.json").read_text())
     advice = provenance["recommendation"]
-    assert advice["label"] == "shift-averaged relevance"
+    assert advice["label"] == "weighted shift-averaged relevance"
     assert "for statistics take the content of frozen-gate relevance" in advice["sentences"][1]
     for sentence in advice["sentences"]:
         assert sentence in said
@@ -347,7 +347,11 @@ def test_defaults_leave_out_what_a_model_does_not_allow(tmp_path, capsys) -> Non
     source = RunSource(images=(save_planted_run(tmp_path),), volumes="0:2")
     model = save_planted_model(tmp_path, factory="planted_model:WithoutNorm")
     result = explain_run(source, model, device="cpu")
-    assert {maps.method for maps in result.maps} == {"frozen_gate", "shift_averaged"}
+    assert {maps.method for maps in result.maps} == {
+        "frozen_gate",
+        "shift_averaged",
+        "shift_weighted",
+    }
     assert any(w.startswith("token_gradcam is left out: no norm") for w in result.warnings)
     with pytest.raises(LayerError, match="no normalisation layer"):  # asked for by name
         explain_run(source, model, device="cpu", methods=["token_gradcam"])

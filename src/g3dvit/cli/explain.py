@@ -43,9 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--method",
         nargs="+",
-        help="token_gradcam, frozen_gate, shift_averaged (default: these three, where the model "
-        "allows them), "
-        "shift_averaged_local, shift_averaged_gamma, frozen_gate_gamma, frozen_gate_noise, "
+        help="token_gradcam, frozen_gate, shift_averaged, shift_weighted (default: these four, "
+        "where the model allows them), "
+        "shift_weighted_local, shift_averaged_local, shift_averaged_gamma, frozen_gate_gamma, "
+        "frozen_gate_noise, "
         "gradcam, hirescam, hirescam_blocks, layercam, xgradcam, gradcam_plus_plus, eigencam, "
         "cam, gradient_rollout, "
         "attention_rollout, agcam, legrad, gradient_x_input, smoothgrad, token_removal, rise; with "
@@ -123,7 +124,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--gamma",
         type=float,
-        help="of frozen_gate_gamma (default 0.25), shift_averaged_gamma and _local (0.5)",
+        help="of frozen_gate_gamma (default 0.25), shift_averaged_gamma, shift_averaged_local and "
+        "shift_weighted_local (0.5)",
     )
     how.add_argument(
         "--seed", type=seed, default=0, help="of methods that draw at random (default 0)"

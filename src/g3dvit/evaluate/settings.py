@@ -23,6 +23,7 @@ DEFAULT_METHODS = (
     "frozen_gate",
     "hirescam",
     "shift_averaged",
+    "shift_weighted",
     "gradient_rollout",
 )
 

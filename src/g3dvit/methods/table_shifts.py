@@ -65,7 +65,7 @@ SHIFT_ROWS: tuple[Method, ...] = (
     replace(
         _POSITIVE,
         name="shift_weighted",
-        title="shift-averaged relevance, weighted by evidence",
+        title="weighted shift-averaged relevance",
         function=shift_weighted,
         equation=_BY_EVIDENCE + "shift_averaged",
         paper="G3D-ViT, docs/methods.md; averaged over shifts as in DAVE 2026",
@@ -77,7 +77,7 @@ SHIFT_ROWS: tuple[Method, ...] = (
     replace(
         _LOCAL,
         name="shift_weighted_local",
-        title="shift-averaged relevance against the surroundings, weighted by evidence",
+        title="weighted shift-averaged relevance against the surroundings",
         function=shift_weighted,
         equation=_BY_EVIDENCE + "shift_averaged_local",
         cost="about 45 (F + B)",

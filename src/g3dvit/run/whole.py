@@ -44,8 +44,8 @@ from g3dvit.run.shift_plan import plan_shifts, split_methods
 from g3dvit.run.targets import TargetPlan, plan_targets
 from g3dvit.run_result import Display, MapSet, RunResult
 
-#: `shift_averaged` for class means only.
-DEFAULT_METHODS = ("token_gradcam", "frozen_gate", "shift_averaged")
+#: Shift-averaged ones, which share their passes, for class means only.
+DEFAULT_METHODS = ("token_gradcam", "frozen_gate", "shift_averaged", "shift_weighted")
 
 
 def explain_run(
