@@ -16,6 +16,7 @@ from g3dvit.explain import Explainer
 from g3dvit.maps import RelevanceMap
 from g3dvit.report.contrasts import contrasts_of
 from g3dvit.report.scene import scene_of
+from g3dvit.report.words import display_sentence
 from g3dvit.run import RunSource, explain_run, shift_plan
 from g3dvit.run.shift_plan import plan_shifts, split_methods
 from g3dvit.saved_runs import load_run
@@ -74,6 +75,8 @@ def test_class_means_explain_each_groups_own_class(tmp_path) -> None:
         assert mean.patch.metadata["target"] == mean.key.group
         assert mean.patch.metadata["options"] == {"shifts": 8}
         assert "kept shifts" in {check.name for check in mean.checks}
+    told = display_sentence(*result.maps)
+    assert told.startswith("Weighted shift-averaged relevance and shift-averaged relevance are for")
     assert contrasts_of(result, maps) == ()  # own-class means are not subtracted
     assert len(contrasts_of(result, maps_of(result, "frozen_gate"))) == 1
 

@@ -261,7 +261,7 @@ def _heading(figure: Figure, title: str, subtitle: str, part: str = "") -> None:
 
 def _foot(figure: Figure, result: RunResult, maps: Sequence[MapSet]) -> None:
     sentences = [NOT_BOLD, USES_NOT_DIFFERS, f"Background: {result.background.title}."]
-    sentences += [caption_of(result.display, maps), *map(display_sentence, maps), *result.notes]
+    sentences += [caption_of(result.display, maps), display_sentence(*maps), *result.notes]
     if result.truth:
         sentences.append("Green outline: where the answer was planted.")
     text = wrapped(" ".join(s for s in sentences if s), 170)

@@ -246,13 +246,16 @@ def shows(result: RunResult, maps: MapSet, mean: ClassMean | None = None) -> str
     return f"{maps.label}: evidence for “{result.target}”"
 
 
-def display_sentence(maps: MapSet) -> str:
-    """Return that a map is for display only; empty where it is not."""
-    if not maps.display_only:
+def display_sentence(*maps: MapSet) -> str:
+    """Return that maps are for display only, where some are; empty where none is."""
+    shown = [one for one in maps if one.display_only]
+    if not shown:
         return ""
-    own = [mean for mean in maps.class_means if mean.target]
+    own = [mean for one in shown for mean in one.class_means if mean.target]
     why = "; each class mean explains its own class, so that they cannot be subtracted" * bool(own)
-    return f"{maps.label[:1].upper()}{maps.label[1:]} is for display, not for statistics{why}."
+    named = " and ".join(one.label for one in shown)
+    are = "is" if len(shown) == 1 else "are"
+    return f"{named[:1].upper()}{named[1:]} {are} for display, not for statistics{why}."
 
 
 def millimetres(edges: Sequence[float]) -> str:
