@@ -27,7 +27,7 @@ COLUMNS = {
     "srg": "From g3dvit evaluate: score kept removing the lowest first, less the highest first",
     "relative_srg": "From g3dvit evaluate: SRG from random order (0) to removal oracle (1)",
     "relative_srg_low": "Lower end of its 95 % interval; above 0 counts as faithful here",
-    "evaluated": "Of what these three are: of the compared map, or of content and position of frozen "
+    "evaluated": "What these three are of: the compared map, or content and position of frozen "
     "gates together, where the content alone is compared",
     "reading": "Both in words; agrees: Spearman above 0 with p below .05, uncorrected",
 }

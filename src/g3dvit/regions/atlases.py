@@ -289,8 +289,8 @@ def _fetched(name: str, *, allow_download: bool) -> Parcellation:
     if here is None and not allow_download:
         raise InputError(
             f"the atlas {name} is not in nilearn's data folders on this machine, or not all of its "
-            f"{len(how.files)} files ({', '.join(map(str, folders))}); allow nilearn to download it with "
-            "--allow-download, or name a label image of your own"
+            f"{len(how.files)} files ({', '.join(map(str, folders))}); allow nilearn to download "
+            "it with --allow-download, or name a label image of your own"
         )
     try:
         found = getattr(datasets, how.function)(
