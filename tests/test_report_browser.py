@@ -1104,3 +1104,22 @@ def test_focus_goes_through_the_page_in_the_order_of_the_page(page, path):
     assert order == ["method", "layer", "view", "gl", "threshold"]
     outlined = page.run("getComputedStyle(document.activeElement).outlineStyle")
     assert outlined != "none"
+
+
+def test_long_names_do_not_widen_the_page_and_the_chart_says_all_of_its_title(browser, tmp_path):
+    path = tmp_path / "report.html"
+    run = small_run(class_names=("left", "x" * 400))
+    path.write_text(render_page(scene_of(run)), encoding="utf-8")
+    browser.resize(390, 800)
+    try:
+        browser.open(path)
+        browser.settle()
+        wide, window = browser.run("[document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= window
+        ends = browser.run(
+            "[...document.querySelectorAll('#chart text.axis')].map((t) => "
+            "t.getBoundingClientRect().right)"
+        )
+        assert max(ends) <= window
+    finally:
+        browser.resize(900, 700)
