@@ -131,3 +131,14 @@ def test_confusion_counts_labels_against_predictions_of_all_courses():
     ]
     assert node("c.confusion(x, 2)", x=courses) == [[1, 1], [1, 1]]
     assert node("c.confusion([], 2)") == [[0, 0], [0, 0]]
+
+
+def test_words_are_broken_into_lines_and_none_is_lost():
+    text = "frozen-gate relevance, content, patch at the crosshair"
+    found = node("c.lines(text, 20)", text=text)
+    assert " ".join(found) == text and len(found) > 2
+    assert all(len(line) <= 20 for line in found)
+    broken = node("c.lines(text, 3.5)", text="a " + 8 * "x" + " b")
+    assert "".join(broken).replace(" ", "") == "a" + 8 * "x" + "b"
+    assert max(map(len, broken)) <= 3
+    assert node("c.lines(text, 500)", text=text) == [text]

@@ -507,6 +507,14 @@ def test_an_evaluation_is_read_beside_agreement(tmp_path: Path) -> None:
     assert "token_gradcam agrees most with glm" in numbers.note
     assert "read frozen_gate" in numbers.note and "no p is below 0.025" in numbers.note
     assert evaluation_beside(tmp_path / "maps", pair) == folder
+    assert list(numbers.frame["evaluated"]) == 2 * ["the compared map"]
+    # Of frozen gates the content is compared, and content with position was measured: two maps.
+    gates = pair[1].relevance
+    content = replace(gates, metadata={**gates.metadata, "companion": "content"})
+    apart = tables_of([pair[0], replace(pair[1], relevance=content)], evaluation=folder)[0].frame
+    assert list(apart["evaluated"]) == ["the compared map", "content and position together"]
+    assert apart["reading"][0] == numbers.frame["reading"][0]
+    assert "content and position together are faithful" in apart["reading"][1]
     about["model_sha256"] = "b" * 64
     (folder / "evaluation.json").write_text(json.dumps(about))
     assert evaluation_beside(tmp_path / "maps", pair) is None

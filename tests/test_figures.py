@@ -21,6 +21,7 @@ from g3dvit.folders import output_folder
 from g3dvit.grids import ImageGrid
 from g3dvit.maps import content_of
 from g3dvit.outputs import write_run
+from g3dvit.report.display import shown_mean
 from g3dvit.report.drawing import save_figure
 from g3dvit.report.figure_maps import surface_values
 from g3dvit.report.figure_numbers import confusion_counts
@@ -336,3 +337,19 @@ def test_a_run_writes_its_figures_as_png_and_svg(tmp_path: Path) -> None:
     assert max(sizes) < 2_500_000
     assert "mosaic" in figures.__all__
     assert words_of(figures.mosaic(tmp_path / "maps", group="left"))
+
+
+def test_figures_of_a_run_are_of_the_target_and_say_that_content_is_shown() -> None:
+    run = fake_run(patches=SMALL, n_volumes=12, background=flat_background(SMALL.volume))
+    assert run.groups[0].group != run.target
+    assert f"“{run.target}” volumes, classified correctly" in words_of(
+        figures.method_comparison(run)
+    )
+    assert "content of frozen" in words_of(figures.mosaic(run, method="frozen_gate"))
+    # Where a method is not finer than a patch, content is what is drawn, too.
+    gates = next(maps for maps in run.maps if maps.method == "frozen_gate")
+    mean = next(mean for mean in gates.class_means if "content" in mean.patch.companions)
+    coarse = replace(gates, fine=False)
+    voxel = mean.patch.to_grid(run.prepared_grid)
+    shown = shown_mean(coarse, replace(mean, voxel=voxel), run.display)
+    np.testing.assert_allclose(shown, content_of(mean.patch).to_grid(run.prepared_grid).data)

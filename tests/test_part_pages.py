@@ -21,6 +21,7 @@ from g3dvit import remake_parts
 from g3dvit.cli import main
 from g3dvit.errors import InputError, OutputError
 from g3dvit.folders import output_folder
+from g3dvit.maps import RelevanceMap
 from g3dvit.outputs import write_run
 from g3dvit.regions import RegionOptions, default_mask, region_table, region_weights
 from g3dvit.remake import remake_page
@@ -129,6 +130,9 @@ def test_links_of_a_page_are_to_files_that_are_there_and_its_own(pages):
         assert all(link.startswith(f"./figures/{own}_") for link in figures)
         assert "./predictions.tsv" not in links  # it is of all runs
         assert not [link for link in links if link.startswith("./class_means/")]
+        own = name.removeprefix("report_").removesuffix(".html")
+        exact = [link for link in links if link.startswith("./parts/")]
+        assert exact and all(link.startswith(f"./parts/{own}_class-") for link in exact)
 
 
 def test_a_page_says_whose_it_is_and_what_is_left_out(pages, result):
@@ -178,6 +182,24 @@ def test_regions_are_those_of_its_own_mean(pages, result):
     for _, row in expected.iterrows():
         name = str(row["name"]).replace("<b>", "&lt;b&gt;")
         assert got[name] == pytest.approx(row["mean"], abs=6e-4, rel=1e-2)
+
+
+def test_class_means_of_a_part_are_beside_its_page_exact(pages, result):
+    gate, table = result.maps[1], result.predictions.iloc[10:20]
+    mine = (table["label"] == "right") & (table["predicted"] == "right")
+    path = pages / "parts" / "sub-02_class-right_volumes-correct_res-patch_desc-frozengate"
+    for what in ("relevance", "content"):
+        found = RelevanceMap.load(path.with_name(f"{path.name}_{what}.nii.gz"))
+        series = gate.volumes[1]
+        values = series.data if what == "relevance" else series.companions[what]
+        expected = values[..., mine.to_numpy()].astype(float).mean(axis=3)
+        np.testing.assert_allclose(found.data, expected, rtol=1e-6, atol=1e-9)
+        assert found.metadata["part"] == "sub-02, one subject of 3"
+        assert found.metadata["group"] == "right" and found.metadata["n"] == mine.sum()
+    # The page's own copy is rounded; the file beside it is that of the same map.
+    page = (pages / "report_sub-02.html").read_text()
+    row = next(r for r in re.findall(r"<tr>.*?</tr>", page, re.S) if f"{path.name}_content" in r)
+    assert "“right” volumes" in row
 
 
 def test_hostile_names_stay_text(pages):

@@ -160,3 +160,14 @@ def test_a_model_that_guesses_gets_no_recommendation(maps):
 def test_methods_without_a_rank_come_before_token_gradcam_alone(maps):
     sets = [maps("token_gradcam", GOOD), maps("layercam", GOOD)]
     assert recommend(sets).label == "layercam"
+
+
+def test_the_recommended_map_is_shown_first_where_a_finer_one_was_passed_over(maps):
+    def of_volumes(method, *verdicts):
+        one = maps(method, GOOD)
+        return replace(one, checks=tuple((check("evidence at shifts", v),) for v in verdicts))
+
+    sets = [of_volumes("shift_averaged", *3 * ("warn",), "pass"), maps("frozen_gate", GOOD)]
+    advice = recommend(sets)
+    assert advice.label == "frozen gate"
+    assert [one.method for one in show_first(sets)] == ["frozen_gate", "shift_averaged"]

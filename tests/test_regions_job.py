@@ -26,6 +26,7 @@ from g3dvit.regions import (
 )
 from g3dvit.regions.spaces import check_space, space_of
 from g3dvit.regions.write import write_regions
+from g3dvit.report.scene import scene_of
 from g3dvit.saved_runs import load_run, save_table
 from g3dvit.shown import Parcellation
 
@@ -150,6 +151,44 @@ def test_intervals_are_over_blocks_runs_or_subjects(tmp_path: Path) -> None:
     assert "Intervals are over 3 runs" in right.note
     assert right.frame["mean_low"].notna().all()
     assert (right.frame["mean_low"] <= right.frame["mean_high"]).all()
+
+
+def test_rest_between_events_is_in_blocks_too_and_missing_intervals_say_why(tmp_path: Path) -> None:
+    atlas = load_atlas(write_atlas(tmp_path))
+    run = fake_run(patches=SMALL, n_volumes=60, background=flat_background(SMALL.volume))
+    table = run.predictions.copy()
+    table["block"] = table["block"].where(table["label"] == "right")  # "left" is between events
+    options = RegionOptions(n_surrogates=0)
+    told = replace(run, predictions=table)
+    report = regions_of_run(told, atlas, methods=["frozen_gate"], options=options)
+    for one in report.tables:
+        if one.name.startswith("regions-"):
+            assert "Intervals are over 6 blocks" in one.note and one.frame["mean_low"].notna().all()
+    # Maps of the predicted class: those of "left" volumes do not explain "right", as the mean does.
+    own = replace(run, predictions=table.assign(target=table["predicted"]))
+    report = regions_of_run(own, atlas, methods=["frozen_gate"], options=options)
+    notes = {one.name: one.note for one in report.tables}
+    assert "Intervals are over 6 blocks" in notes["regions-frozengate-right"]
+    assert (
+        "No intervals: maps of its single volumes do not explain “right”, as it does."
+        in (notes["regions-frozengate-left"])
+    )
+
+
+def test_tables_of_the_target_come_first_and_regions_before_clusters(tmp_path: Path) -> None:
+    atlas = load_atlas(write_atlas(tmp_path))
+    run = small_run()
+    options = RegionOptions(n_surrogates=0)
+    report = regions_of_run(run, atlas, methods=["frozen_gate"], options=options)
+    folder = tmp_path / "out"
+    with output_folder(folder) as part:
+        write_run(replace(run, tables=report.tables), part)
+    for shown in (replace(run, tables=report.tables), load_run(folder)):
+        names = [one["name"] for one in scene_of(shown)["tables"]]
+        assert names == [
+            *("regions-frozengate-right", "clusters-frozengate-right"),
+            *("regions-frozengate-left", "clusters-frozengate-left"),
+        ]
 
 
 def test_maps_of_subjects_are_combined_and_written_to_a_folder(

@@ -10,16 +10,18 @@ from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 from chromium import Page, chromium_command
 from fake_run import SMALL, FakeCheck, flat_background, grid_mm, small_run
 from g3dvit.grids import ImageGrid, PatchGrid
 from g3dvit.report.display import shown_mean
+from g3dvit.report.downloads import Folder
 from g3dvit.report.page import render_page
 from g3dvit.report.pictures import Picture
 from g3dvit.report.scene import scene_of
-from g3dvit.shown import Background, Parcellation
+from g3dvit.shown import Background, Parcellation, ResultTable
 
 pytestmark = [
     pytest.mark.browser,
@@ -292,6 +294,10 @@ def test_stamp_lies_across_a_failed_map_only(page):
     assert page.run("document.getElementById('stamp').hidden") is False
     assert "CHECK FAILED" in text(page, "#stamp")
     assert "sum to zero but for rounding" in text(page, "#stamp-reason")
+    assert page.run(  # why stands below the picture: it hides neither slices nor their places
+        "document.getElementById('stamp-reason').getBoundingClientRect().top >= "
+        "document.getElementById('gl').getBoundingClientRect().bottom"
+    )
     box = page.run(
         "(() => {const s = document.querySelector('#stamp b').getBoundingClientRect(),"
         "c = document.getElementById('gl').getBoundingClientRect();"
@@ -845,6 +851,62 @@ def test_one_run_alone(browser, two_runs):
     assert browser.errors == []
 
 
+def test_region_tables_say_whose_they_are_beside_one_run(browser, tmp_path):
+    run = small_run(n_runs=2, run_name="sub-0", class_names=("1", "2"))
+    frame = pd.DataFrame({"name": [HOSTILE], "mean": [0.5]})
+    run = replace(run, tables=(ResultTable("regions-a", "Regions", "regions", frame),))
+    folder = Folder({}, pages=[("report_sub-01.html", "subject", "sub-01")])
+    path = tmp_path / "report.html"
+    path.write_text(render_page(scene_of(run, folder=folder)), encoding="utf-8")
+    browser.errors.clear()
+    browser.open(path)
+    note = "document.getElementById('regions-note')"
+    assert browser.run(f"{note}.hidden") is True
+    choose(browser, "focus", "0")
+    told = text(browser, "#regions-note")
+    assert "of all runs together, not of sub-01 alone" in told
+    assert browser.run(f"{note}.querySelector('a').getAttribute('href')") == "./report_sub-01.html"
+    choose(browser, "focus", "1")
+    assert "g3dvit report FOLDER --each" in text(browser, "#regions-note")
+    choose(browser, "focus", "-1")
+    assert browser.run(f"{note}.hidden") is True
+    assert browser.errors == []
+
+
+def test_the_recommended_map_opens_and_a_method_without_volumes_has_a_time_course(
+    browser, tmp_path
+):
+    run = small_run()
+    gates = replace(run.maps[0], recommended=True)
+    finer = replace(run.maps[0], method="shift_averaged", title="shift-averaged", volumes=())
+    finer = replace(finer, checks=(), recommended=False)
+    path = tmp_path / "report.html"
+    run = replace(run, maps=(finer, gates))
+    path.write_text(render_page(scene_of(run)), encoding="utf-8")
+    browser.errors.clear()
+    browser.open(path)
+    assert browser.run("document.getElementById('method').value") == "1"
+    choose(browser, "method", "0")
+    browser.wait("g3dvit.scene.layers[g3dvit.state.layer].method === 0")
+    browser.settle()
+    title = browser.run("[...document.querySelectorAll('#chart .axis')].map((t) => t.textContent)")
+    assert any("shift-averaged has no map of every volume" in t for t in title)
+    assert browser.run("document.querySelectorAll('#chart path').length") > 2  # the relevance too
+    assert browser.errors == []
+
+
+def test_forced_colours_keep_the_colour_bar(browser, path):
+    browser.send(
+        "Emulation.setEmulatedMedia", features=[{"name": "forced-colors", "value": "active"}]
+    )
+    try:
+        browser.open(path)
+        bar = "getComputedStyle(document.getElementById('bar-colours')).backgroundImage"
+        assert "gradient" in browser.run(bar)
+    finally:
+        browser.send("Emulation.setEmulatedMedia", features=[])
+
+
 def test_runs_stand_side_by_side(browser, two_runs):
     _, path = two_runs
     if browser.run("location.href") != path.as_uri():
@@ -1042,3 +1104,22 @@ def test_focus_goes_through_the_page_in_the_order_of_the_page(page, path):
     assert order == ["method", "layer", "view", "gl", "threshold"]
     outlined = page.run("getComputedStyle(document.activeElement).outlineStyle")
     assert outlined != "none"
+
+
+def test_long_names_do_not_widen_the_page_and_the_chart_says_all_of_its_title(browser, tmp_path):
+    path = tmp_path / "report.html"
+    run = small_run(class_names=("left", "x" * 400))
+    path.write_text(render_page(scene_of(run)), encoding="utf-8")
+    browser.resize(390, 800)
+    try:
+        browser.open(path)
+        browser.settle()
+        wide, window = browser.run("[document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= window
+        ends = browser.run(
+            "[...document.querySelectorAll('#chart text.axis')].map((t) => "
+            "t.getBoundingClientRect().right)"
+        )
+        assert max(ends) <= window
+    finally:
+        browser.resize(900, 700)

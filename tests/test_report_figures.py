@@ -16,6 +16,7 @@ from g3dvit.report.figures import (
     colour_range,
     comparison_figure,
     cut_coords_of,
+    means_figure,
 )
 from g3dvit.run_result import Background, Display
 
@@ -221,7 +222,39 @@ def test_shares_of_frozen_gates_stand_beside_their_map():
     gates = replace(run.maps[0], checks=tuple((*row, *shares) for row in run.maps[0].checks))
     words = "position share 43%, attention steering 0.60"
     alone = class_mean_figure(run, gates, gates.class_means[0])
-    assert any(f"content shown; {words}" in text.get_text() for text in alone.texts)
+    assert any(f"position left out ({words})" in text.get_text() for text in alone.texts)
     beside = comparison_figure(replace(run, maps=(gates, *run.maps[1:])))
     said = [" ".join(text.get_text().split()) for text in beside.texts]
     assert sum(words in text for text in said) == 1
+
+
+def texts_of(figure):
+    return [" ".join(text.get_text().split()) for text in figure.texts]
+
+
+def test_figures_of_frozen_gates_say_that_they_show_the_content():
+    run = small_run()
+    gates, cam = run.maps
+    for figure in (
+        class_mean_figure(run, gates, gates.class_means[0]),
+        means_figure(run, gates),
+        comparison_figure(run),
+    ):
+        assert any(text.startswith(("content of frozen", "Class means side by side: content of"))
+                   for text in texts_of(figure))  # fmt: skip
+    assert not any(
+        "content of" in text for text in texts_of(class_mean_figure(run, cam, cam.class_means[0]))
+    )
+
+
+def test_a_failed_check_of_the_run_stands_below_the_pictures():
+    words = "This model cannot be told from chance, so its maps show nothing. " * 3
+    failed = (FakeCheck("better than chance", 0.5, None, None, "fail", words),)
+    run = replace(small_run(), checks=failed)
+    for figure in (comparison_figure(run), means_figure(run, run.maps[0])):
+        renderer = figure.canvas.get_renderer()
+        height = figure.bbox.height
+        told = next(t for t in figure.texts if t.get_text().startswith("CHECK FAILED: better"))
+        top = told.get_window_extent(renderer).y1 / height
+        pictures = [axes.get_position().y0 for axes in figure.axes]
+        assert top < min(pictures)

@@ -206,6 +206,13 @@ def test_the_command_takes_them_all_and_the_page_is_made_again(tmp_path, capsys)
     assert "for the shifts of 3 of them" in said.err
     assert "for statistics take the content of frozen-gate relevance" in said.out
     sidecars = [json.loads(path.read_text()) for path in out.glob("class_means/*res-voxel*.json")]
+    # Values of voxels have other units than those of patches, and say so.
+    units = {sidecar["method"]: sidecar["units"] for sidecar in sidecars}
+    assert (
+        units["shift_averaged_gamma"] == "log-odds per voxel" and units["occlusion"] == "log-odds"
+    )
+    patches = [json.loads(path.read_text()) for path in out.glob("class_means/*res-patch*.json")]
+    assert {sidecar["units"] for sidecar in patches} == {"log-odds"}
     options = {sidecar["method"]: sidecar["options"] for sidecar in sidecars}
     assert options["shift_averaged_gamma"] == {"shifts": 2, "gamma": 0.4}
     assert options["frozen_gate_noise"] == {"samples": 2, "noise": 0.2, "seed": 5}

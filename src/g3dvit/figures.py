@@ -240,10 +240,15 @@ def region_bars(
 
 
 def method_comparison(source: RunResult | str | Path, *, group: str | None = None) -> Figure:
-    """Return the same class mean by every method, with the same cuts."""
+    """Return the same class mean by every method, with the same cuts: of the target's class.
+
+    Another with `group`.
+    """
     result = _run(source)
     keys = [key for key in result.groups if key.which != "error"]
     named = [key for key in keys if group is None or key.group == group]
+    if group is None:
+        named.sort(key=lambda key: key.group != result.target)
     if not named:
         raise InputError(
             f"the run has no mean of {group!r}; it has {', '.join(k.group for k in keys) or 'none'}"

@@ -11,6 +11,7 @@ Layout::
     figures/              class means as pictures (errors only in the page), methods side by side
     shown/                what the page shows besides: background, planted truth, regions
     tables/               further tables, where there are any
+    parts/                class means of single subjects or runs, once they have pages of their own
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def write_run(result: RunResult, folder: str | Path) -> None:
     folder = Path(folder)
     for name in ("maps", "class_means", "figures"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    volumes, means = _write_volumes(result, folder), _write_means(result, folder)
+    volumes, means = _write_volumes(result, folder), write_means(result, folder)
     description = description_of(
         result,
         [path for path, _ in volumes],
@@ -123,13 +124,35 @@ def _write_volumes(result: RunResult, folder: Path) -> list[tuple[str, str]]:
     return written
 
 
-def _write_means(result: RunResult, folder: Path) -> list[tuple[str, str]]:
+def write_means(
+    result: RunResult,
+    folder: Path,
+    *,
+    where: str = "class_means",
+    before: str = "",
+    grids: Sequence[str] = ("patch", "voxel"),
+) -> list[tuple[str, str]]:
+    """Write every class mean of a result; return the path and what it is, in words, of each.
+
+    Parameters
+    ----------
+    result
+        A run, or one subject or run of it.
+    folder
+        Of the output.
+    where
+        Folder inside it, which exists.
+    before
+        What the names of files begin with.
+    grids
+        ``"patch"``: one voxel per patch; ``"voxel"``: the grid that the model sees.
+    """
     written = []
     groups = list(dict.fromkeys(m.key.group for maps in result.maps for m in maps.class_means))
     label_of = dict(zip(groups, unique_names(groups), strict=True))
     for maps, label in zip(result.maps, _map_labels(result), strict=True):
         for mean in maps.class_means:
-            stem = f"class-{label_of[mean.key.group]}_volumes-{mean.key.which}"
+            stem = f"{before}class-{label_of[mean.key.group]}_volumes-{mean.key.which}"
             about = {
                 "group": mean.key.group,
                 "volumes": mean.key.which,
@@ -140,8 +163,9 @@ def _write_means(result: RunResult, folder: Path) -> list[tuple[str, str]]:
                 "stamp": stamp_of(mean.checks),
                 "run_checks": result.checks,
             }
-            for grid, relevance in (("patch", mean.patch), ("voxel", mean.voxel)):
-                path = f"class_means/{stem}_res-{grid}_desc-{label}_relevance.nii.gz"
+            for grid in grids:
+                relevance = mean.patch if grid == "patch" else mean.voxel
+                path = f"{where}/{stem}_res-{grid}_desc-{label}_relevance.nii.gz"
                 metadata = {**relevance.metadata, **about}
                 replace(relevance, metadata=metadata).save(folder / path)
                 written.append((path, _mean_words(maps, mean, grid)))

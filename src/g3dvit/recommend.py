@@ -92,8 +92,12 @@ def recommend(maps: Sequence[MapSet], run_checks: Sequence[CheckLike] = ()) -> R
 
 
 def show_first(maps: Sequence[MapSet]) -> tuple[MapSet, ...]:
-    """Return maps in the order to show them: without a failed check first, the best of those."""
-    return tuple(sorted(maps, key=lambda one: (worst(one.summary) == "fail", _rank(one))))
+    """Return maps in the order to show them, as `recommend` has it: the recommended one first."""
+
+    def place(one: MapSet) -> tuple[bool, bool, int]:
+        return worst(one.summary) == "fail", bool(_doubts(one)), _rank(one)
+
+    return tuple(sorted(maps, key=place))
 
 
 def mark(maps: Sequence[MapSet], recommendation: Recommendation) -> tuple[MapSet, ...]:

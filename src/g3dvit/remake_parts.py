@@ -6,12 +6,13 @@ regions are computed again for it where the folder holds an atlas.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from g3dvit.errors import InputError, OutputError
 from g3dvit.folders import MARKER, added_files
+from g3dvit.outputs import write_means
 from g3dvit.plain import unique_names
 from g3dvit.regions import RegionOptions, regions_of_run
 from g3dvit.remake import evidence_of, page_of_run, shown_run
@@ -23,6 +24,8 @@ from g3dvit.saved_runs import described_methods
 from g3dvit.shown import Display, Parcellation
 
 Progress = Callable[[int, int, str], None]
+#: Folder of the class means of parts, inside that of the run.
+PARTS = "parts"
 
 
 def remake_part_pages(
@@ -87,11 +90,12 @@ def remake_part_pages(
             if progress is not None:
                 progress(number, len(written), part.name)
             own = _part_alone(result, part)
-            page = page_of_run(own, _files_of(part, result, own, whole))
+            means = _write_means_of(own, name, place)
+            page = page_of_run(own, _files_of(part, result, own, whole, means))
             (place / name).write_text(page, encoding="utf-8")
         if progress is not None:
             progress(len(parts), len(written), "the whole run")
-        sizes = {**whole.sizes, **{n: (place / n).stat().st_size for n, _ in parts}}
+        sizes = {**whole.sizes, **Folder.of(place).sizes}
         pages = [(n, p.kind, p.name) for n, p in page_files(result.inputs) if n in sizes]
         beside = replace(whole, sizes=dict(sorted(sizes.items())), pages=pages)
         page = page_of_run(result, beside, evaluation=evaluation)
@@ -143,13 +147,30 @@ def _part_alone(result: RunResult, part: Part) -> RunResult:
     return replace(own, tables=tables)
 
 
-def _files_of(part: Part, result: RunResult, own: RunResult, whole: Folder) -> Folder:
+def _write_means_of(own: RunResult, page: str, place: Path) -> dict[str, int]:
+    """Write the class means of a part, exact; return all files with bytes, the maps first."""
+    (place / PARTS).mkdir(exist_ok=True)
+    before = page.removeprefix("report_").removesuffix(".html") + "_"
+    maps = [
+        path for path, _ in write_means(own, place, where=PARTS, before=before, grids=("patch",))
+    ]
+    sizes = Folder.of(place).sizes
+    mine = [path for path in sizes if path.startswith(f"{PARTS}/{before}class-")]
+    return {path: sizes[path] for path in dict.fromkeys((*maps, *mine))}
+
+
+def _files_of(
+    part: Part, result: RunResult, own: RunResult, whole: Folder, means: Mapping[str, int]
+) -> Folder:
     """Return the files that are of a part alone, and the provenance."""
     kept = [method for method in whole.methods if method["volumes"]]
+    maps_of_means = iter([path for path in means if path.endswith("_relevance.nii.gz")])
     methods = [
         {
             "volumes": [method["volumes"][n] for n in part.runs],
-            "class_means": [{"patch": None, "voxel": None}] * len(maps.class_means),
+            "class_means": [
+                {"patch": next(maps_of_means), "voxel": None} for _ in maps.class_means
+            ],
         }
         for method, maps in zip(kept, own.maps, strict=True)
     ]
@@ -161,4 +182,4 @@ def _files_of(part: Part, result: RunResult, own: RunResult, whole: Folder) -> F
         for path, size in whole.sizes.items()
         if path == MARKER or path.startswith(tuple(begin))
     }
-    return Folder(sizes, methods, whole.name, whole=PAGE)
+    return Folder({**means, **sizes}, methods, whole.name, whole=PAGE)

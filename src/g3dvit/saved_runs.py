@@ -97,7 +97,8 @@ def save_table(table: ResultTable, folder: Path, where: str = TABLES) -> Path:
         Folder inside it.
     """
     path = folder / where / f"{table.name}.tsv"
-    about = {"title": table.title, "section": table.section, "note": table.note}
+    about: dict[str, Any] = {"title": table.title, "section": table.section, "note": table.note}
+    about |= {"order": table.order} if table.order else {}
     text = json.dumps({**about, "columns": dict(table.columns or {})}, indent=2, ensure_ascii=False)
     write_whole(path, lambda part: _write_frame(table.frame, part))
     write_text(path.with_suffix(".json"), text + "\n")
@@ -352,9 +353,10 @@ def _tables(folder: Path) -> tuple[ResultTable, ...]:
                 frame,
                 str(entry.get("note", "")),
                 entry.get("columns"),
+                int(entry.get("order", 0)),
             )
         )
-    return tuple(found)
+    return tuple(sorted(found, key=lambda table: table.order))
 
 
 def _values(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:

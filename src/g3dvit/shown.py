@@ -107,6 +107,8 @@ class ResultTable:
         What a reader must know, in sentences.
     columns
         What the columns mean, by name; becomes the data dictionary.
+    order
+        Place on the page among those of its section; tables of one place are sorted by name.
     """
 
     name: str
@@ -115,6 +117,7 @@ class ResultTable:
     frame: pd.DataFrame
     note: str = ""
     columns: Mapping[str, str] | None = None
+    order: int = 0
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_" for c in self.name):

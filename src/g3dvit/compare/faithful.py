@@ -27,9 +27,12 @@ COLUMNS = {
     "srg": "From g3dvit evaluate: score kept removing the lowest first, less the highest first",
     "relative_srg": "From g3dvit evaluate: SRG from random order (0) to removal oracle (1)",
     "relative_srg_low": "Lower end of its 95 % interval; above 0 counts as faithful here",
+    "evaluated": "What these three are of: the compared map, or content and position of frozen "
+    "gates together, where the content alone is compared",
     "reading": "Both in words; agrees: Spearman above 0 with p below .05, uncorrected",
 }
 _NUMBERS = ("srg", "relative_srg", "relative_srg_low")
+_SAME, _TOGETHER = "the compared map", "content and position together"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,12 +112,20 @@ def check_model(comparisons: Sequence[Comparison], found: Faithfulness) -> bool:
     return bool(found.model_sha256) and all(_model_hash(one) for one in comparisons)
 
 
-def with_faithfulness(frame: pd.DataFrame, methods: Sequence[str], found: Faithfulness) -> None:
+def with_faithfulness(
+    frame: pd.DataFrame, comparisons: Sequence[Comparison], found: Faithfulness
+) -> None:
     """Add `COLUMNS` to a table with one row per comparison, in place."""
     nothing = dict.fromkeys(_NUMBERS, float("nan"))
+    methods = [method_of(one) for one in comparisons]
     rows = [found.by_method.get(method, nothing) for method in methods]
     for name in _NUMBERS:
         frame[name] = [row[name] for row in rows]
+    apart = [one.relevance.metadata.get("companion") == "content" for one in comparisons]
+    frame["evaluated"] = [
+        "n/a" if method not in found.by_method else _TOGETHER if content else _SAME
+        for method, content in zip(methods, apart, strict=True)
+    ]
     frame["reading"] = [reading(row) for _, row in frame.iterrows()]
 
 
@@ -124,6 +135,16 @@ def reading(row: Any) -> str:
         return "n/a"
     agrees = row["spearman"] > 0 and row["p_spearman"] < 0.05
     faithful = row["relative_srg_low"] > 0
+    if row.get("evaluated") == _TOGETHER:
+        return "; ".join(
+            (
+                f"content {'agrees' if agrees else 'does not agree'}",
+                f"{_TOGETHER} are faithful{'' if agrees else ': look where'}"
+                if faithful
+                else f"{_TOGETHER} were not shown to be faithful"
+                + ": do not show it as what the model uses" * agrees,
+            )
+        )
     return {
         (True, True): "agrees, and is faithful",
         (True, False): "agrees, but was not shown to be faithful: do not show it as what the model "

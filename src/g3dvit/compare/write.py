@@ -90,7 +90,7 @@ def agreement_table(
     if evaluation is not None:
         found_of = faithful.load_faithfulness(evaluation)
         faithful.check_model(comparisons, found_of)
-        faithful.with_faithfulness(frame, _methods(comparisons), found_of)
+        faithful.with_faithfulness(frame, comparisons, found_of)
     frame["warnings"] = ["; ".join(one.warnings) or "n/a" for one in comparisons]
     return frame
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,28 @@ class Fetched:
     function, arguments
         Of `nilearn.datasets`.
     files
-        Pattern of its image below nilearn's data folders, once it is there.
+        All that nilearn reads of it, below one of its data folders. Where one is absent it
+        downloads, and does not ask.
     """
 
     function: str
     arguments: dict[str, Any]
-    files: str
+    files: tuple[str, ...]
+
+    def folder(self, folders: Sequence[Path]) -> Path | None:
+        """Return the data folder that holds all files; None where none does."""
+        whole = (f for f in folders if all((f / name).is_file() for name in self.files))
+        return next(whole, None)
 
 
 def _schaefer(n: int) -> Fetched:
-    files = f"schaefer_2018/**/*_{n}Parcels_7Networks_*1mm.nii.gz"
+    stem = f"schaefer_2018/Schaefer2018_{n}Parcels_7Networks_order"
+    files = (f"{stem}.txt", f"{stem}_FSLMNI152_1mm.nii.gz")
     return Fetched("fetch_atlas_schaefer_2018", {"n_rois": n}, files)
+
+
+_YEO = "yeo_2011/Yeo_JNeurophysiol11_MNI152"
+_OXFORD = "fsl/data/atlases"
 
 
 FETCHED: dict[str, Fetched] = {
@@ -52,10 +63,36 @@ FETCHED: dict[str, Fetched] = {
     "harvard-oxford": Fetched(
         "fetch_atlas_harvard_oxford",
         {"atlas_name": "cort-maxprob-thr25-2mm", "symmetric_split": True},
-        "fsl/**/HarvardOxford-cort-maxprob-thr25-2mm.nii.gz",
+        (
+            f"{_OXFORD}/HarvardOxford/HarvardOxford-cortl-maxprob-thr25-2mm.nii.gz",
+            f"{_OXFORD}/HarvardOxford-Cortical-Lateralized.xml",
+        ),
     ),
-    "yeo7": Fetched("fetch_atlas_yeo_2011", {"n_networks": 7}, "yeo_2011/**/*7Networks*.nii.gz"),
-    "destrieux": Fetched("fetch_atlas_destrieux_2009", {}, "destrieux_2009/**/*.nii.gz"),
+    "yeo7": Fetched(
+        "fetch_atlas_yeo_2011",
+        {"n_networks": 7},
+        (
+            *(
+                f"{_YEO}/Yeo2011_{n}Networks_MNI152_FreeSurferConformed1mm{mask}.nii.gz"
+                for n in (7, 17)
+                for mask in ("", "_LiberalMask")
+            ),
+            *(f"{_YEO}/Yeo2011_{n}Networks_ColorLUT.txt" for n in (7, 17)),
+            f"{_YEO}/FSL_MNI152_FreeSurferConformed_1mm.nii.gz",
+        ),
+    ),
+    "destrieux": Fetched(
+        "fetch_atlas_destrieux_2009",
+        {},
+        tuple(
+            f"destrieux_2009/{name}"
+            for name in (
+                "destrieux2009_rois_labels_lateralized.csv",
+                "destrieux2009_rois_lateralized.nii.gz",
+                "destrieux2009.rst",
+            )
+        ),
+    ),
 }
 #: Names that come with the `atlas` extra, in space MNI152.
 PACKAGED = {"aal3": "AAL3", "aal": "AAL"}
@@ -248,15 +285,17 @@ def _fetched(name: str, *, allow_download: bool) -> Parcellation:
 
     how = FETCHED[name]
     folders = [Path(folder) for folder in datasets.get_data_dirs()]
-    here = any(next(folder.glob(how.files), None) for folder in folders if folder.is_dir())
-    if not here and not allow_download:
+    here = how.folder(folders)
+    if here is None and not allow_download:
         raise InputError(
-            f"the atlas {name} is not in nilearn's data folders on this machine "
-            f"({', '.join(map(str, folders))}); allow nilearn to download it with "
-            "--allow-download, or name a label image of your own"
+            f"the atlas {name} is not in nilearn's data folders on this machine, or not all of its "
+            f"{len(how.files)} files ({', '.join(map(str, folders))}); allow nilearn to download "
+            "it with --allow-download, or name a label image of your own"
         )
     try:
-        found = getattr(datasets, how.function)(**how.arguments, verbose=0)
+        found = getattr(datasets, how.function)(
+            **how.arguments, data_dir=None if here is None else str(here), verbose=0
+        )
     except Exception as error:  # whatever the network, the archive or the disk raise
         raise InputError(f"nilearn could not give the atlas {name}: {error}") from error
     image = read_nifti(Path(found.maps)) if isinstance(found.maps, str | Path) else found.maps

@@ -39,6 +39,7 @@ from g3dvit.regions.units import (
     CONTENT_ALONE,
     SUBJECTS_ONCE,
     WITH_POSITION,
+    Units,
     note_of,
     units_of,
 )
@@ -129,7 +130,7 @@ def regions_of_maps(
     frame, each = tables_by_map(
         flat, weights, mask=inside, units=units, names=names, options=options
     )
-    note = note_of(frame, atlas, flat[0], options, len(flat), len(units), "subjects")
+    note = note_of(frame, atlas, flat[0], options, len(flat), Units("subjects", tuple(units)))
     whole = WITH_POSITION if "content" in loaded[0].companions else ""
     note = " ".join(filter(None, (whole, note, *spaces)))
     mean = replace(flat[0], data=np.mean([m.data for m in flat], axis=0), companions={})
@@ -211,9 +212,7 @@ def regions_of_run(
         )
         target = mean.target or result.target
         title = f"{maps.label}, {mean.title}: evidence for “{target}”"
-        note = note_of(
-            frame, atlas, mean.patch, options, len(subjects), len(units.maps), units.kind
-        )
+        note = note_of(frame, atlas, mean.patch, options, len(subjects), units)
         alone = CONTENT_ALONE if mean.patch.metadata.get("companion") == "content" else ""
         pooled = SUBJECTS_ONCE if several else ""
         note = " ".join(filter(None, (alone, note, pooled, space)))
@@ -228,7 +227,11 @@ def regions_of_run(
         if several:
             of_mean.append(table_by_subject(f"regions-subjects-{name}", title, each))
         stamp = stamp_of([*mean.checks, *result.checks])
-        tables.extend(stamped(table, stamp) for table in of_mean)
+        first = mean.key.group == result.target
+        tables.extend(
+            replace(stamped(table, stamp), order=place)
+            for place, table in enumerate(of_mean, 1 if first else 10 * (number + 1))
+        )
     run_names = unique_names([run.name for run in result.inputs], kept="_-")
     for maps in chosen:
         stamp = stamp_of([*maps.summary, *result.checks])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from g3dvit.accuracy import independent_units
 from g3dvit.maps import RelevanceMap
 from g3dvit.regions.tables import LEAST_COVERED, RegionOptions
 from g3dvit.run_result import ClassMean, MapSet, RunResult
@@ -44,12 +45,15 @@ class Units:
         Mean map of each.
     names, counts
         Of each: what it is called, and how many volumes it has.
+    without
+        Why there are none, where it is not that there are few.
     """
 
     kind: str = "units"
     maps: tuple[RelevanceMap, ...] = ()
     names: tuple[str, ...] = ()
     counts: tuple[int, ...] = ()
+    without: str = ""
 
 
 def units_of(result: RunResult, maps: MapSet, mean: ClassMean) -> Units:
@@ -67,15 +71,17 @@ def units_of(result: RunResult, maps: MapSet, mean: ClassMean) -> Units:
         mine = (predicted == mean.key.group) & label.isna()
     else:
         mine = (label == mean.key.group) & (predicted == mean.key.group)
-    mine &= table["target"].astype(str) == target
+    explains = table["target"].astype(str) == target
+    if mine.any() and not (mine & explains).any():
+        return Units(without=f"maps of its single volumes do not explain “{target}”, as it does")
+    mine &= explains
     subject = table["run"].map(_subject)
     if subject.nunique() > 1:
         unit, kind = subject, "subjects"
     elif table["run"].nunique() > 1:
         unit, kind = table["run"], "runs"
     elif "block" in table and table["block"].notna().any():
-        unit, kind = table["block"].astype(str), "blocks"
-        mine &= table["block"].notna()
+        unit, kind = pd.Series(independent_units(table)), "blocks"  # rest is in no event
     else:
         return Units()
     values = np.concatenate([v.data.reshape(*v.grid.shape, -1) for v in maps.volumes], axis=3)
@@ -96,8 +102,7 @@ def note_of(
     relevance: RelevanceMap,
     options: RegionOptions,
     n_maps: int,
-    n_units: int,
-    kind: str,
+    units: Units,
 ) -> str:
     """Return what a reader of a table of regions must know."""
     ranked = int(frame["rank"].notna().sum())
@@ -112,11 +117,12 @@ def note_of(
     ]
     where = f"the mask {options.mask_name}" if options.mask_name else "the regions of the atlas"
     sentences.append(f"Counted are voxels (patches) of which at least a tenth lies in {where}.")
+    n_units = len(units.maps)
     if n_units >= 3:
         few = "; of so few they are too narrow" if n_units < FEW_UNITS else ""
-        sentences.append(f"Intervals are over {n_units} {kind} (bootstrap{few}).")
+        sentences.append(f"Intervals are over {n_units} {units.kind} (bootstrap{few}).")
     else:
-        sentences.append("No intervals: fewer than 3 units.")
+        sentences.append(f"No intervals: {units.without or f'fewer than 3 {units.kind}'}.")
     if options.n_surrogates and frame["p"].notna().any():
         which = "each subject's map, combined" if n_maps > 1 else "the map"
         sentences.append(

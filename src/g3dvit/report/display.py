@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from g3dvit.errors import InputError
+from g3dvit.maps import content_of
 from g3dvit.run_result import ClassMean, Display, MapSet
 
 _SD_OF_FWHM = 1 / np.sqrt(8 * np.log(2))
@@ -27,7 +28,7 @@ def shown_mean(maps: MapSet, mean: ClassMean, display: Display) -> NDArray[np.fl
     display
         The options; only `Display.smooth_mm` is applied here.
     """
-    values = mean.voxel.data
+    values = mean.voxel.data if maps.fine else content_of(mean.voxel).data
     if not maps.fine or display.smooth_mm == 0:
         return values
     from scipy.ndimage import gaussian_filter

@@ -34,6 +34,7 @@ from g3dvit.report.words import (
     USES_NOT_DIFFERS,
     has_template_space,
     millimetres,
+    position_beside,
     shows,
     stamp_of,
     units_on,
@@ -123,7 +124,12 @@ class Titled:
             background=background or result.background,
             title=shows(result, maps, mean),
             subtitle=" · ".join(
-                w for w in (result.part, mean.title, caption_of(result.display, [maps])) if w
+                w
+                for w in (
+                    *(result.part, mean.title, position_beside(maps)),
+                    caption_of(result.display, [maps]),
+                )
+                if w
             ),
             space=result.space,
             stamp=stamp_of([*mean.checks, *result.checks]),

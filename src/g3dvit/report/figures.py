@@ -37,6 +37,7 @@ from g3dvit.report.words import (
     has_template_space,
     millimetres,
     plain_text,
+    position_beside,
     shares_beside,
     shows,
     stamp_of,
@@ -70,8 +71,9 @@ def class_mean_figure(
     shown = _shown(result, maps, mean, vmax)
     cuts = cut_coords_of(result.background, count=7)
     glass = has_template_space(result.space)
-    figure = new_figure(11.0, 8.7 if glass else 6.6)
-    height = figure.get_figheight()
+    foot = _foot_of(result, [maps])
+    height = (7.8 if glass else 5.7) + foot.height
+    figure = new_figure(11.0, height)
     top = height - 0.85
     if glass:
         draw_glass(figure, shown, (0.02, (top - 1.95) / height, 0.86, 1.9 / height))
@@ -83,7 +85,7 @@ def class_mean_figure(
     units = display_units(units_on(maps, "voxels"), result.display)
     draw_colour_bar(figure, shown, units, (0.915, 0.3, 0.016, 0.4))
     _heading(figure, shows(result, maps, mean), _subtitle(maps, mean), result.part)
-    _foot(figure, result, [maps])
+    _draw_foot(figure, foot)
     stamp = stamp_of(mean.checks)
     if stamp:
         draw_stamp(figure, stamp, (0.45, 0.48))
@@ -110,7 +112,7 @@ def comparison_figure(result: RunResult, *, group: int = 0) -> Figure:
         own = mean.target or result.target
         target = f": evidence for “{own}”" if own != common else ""
         n = f", n = {mean.n}" if mean.n != most.n else ""
-        rows.append(_Row(f"{maps.label}{target}{n}", maps, mean, None))
+        rows.append(_Row(f"{maps.content.label}{target}{n}", maps, mean, None))
     return _rows_figure(
         result,
         rows,
@@ -159,7 +161,8 @@ class _Row:
 
 def _rows_figure(result: RunResult, rows: Sequence[_Row], title: str, subtitle: str) -> Figure:
     """Draw maps below each other, with the same cuts."""
-    height = 1.85 + 2.05 * len(rows)
+    foot = _foot_of(result, list(dict.fromkeys(row.maps for row in rows)))
+    height = 0.95 + 2.05 * len(rows) + foot.height
     figure = new_figure(11.0, height)
     around = _peak_mm(result, [(row.maps, row.mean) for row in rows])
     for n, row in enumerate(rows):
@@ -180,7 +183,7 @@ def _rows_figure(result: RunResult, rows: Sequence[_Row], title: str, subtitle: 
     sizes = dict.fromkeys(millimetres(row.mean.voxel.resolution_mm) for row in rows)
     words = f"{subtitle} · effective resolution {' and '.join(sizes)}"
     _heading(figure, title, words, result.part)
-    _foot(figure, result, list(dict.fromkeys(row.maps for row in rows)))
+    _draw_foot(figure, foot)
     return figure
 
 
@@ -246,9 +249,8 @@ def _peak_mm(result: RunResult, rows: Sequence[tuple[MapSet, ClassMean]]) -> lis
 def _subtitle(maps: MapSet, mean: ClassMean) -> str:
     layer = f" · layer {maps.layer}" if maps.layer else ""
     resolution = millimetres(mean.voxel.resolution_mm)
-    shares = shares_beside(maps.summary)
-    beside = f" · content shown; {shares}" if shares else ""
-    return f"{mean.title} · effective resolution {resolution}{layer}{beside}"
+    beside = position_beside(maps)
+    return f"{mean.title} · effective resolution {resolution}{layer}{f' · {beside}' * bool(beside)}"
 
 
 def _heading(figure: Figure, title: str, subtitle: str, part: str = "") -> None:
@@ -259,19 +261,37 @@ def _heading(figure: Figure, title: str, subtitle: str, part: str = "") -> None:
     figure.text(0.02, 1 - 0.55 / height, plain_text(subtitle), size=10, color="#444", va="top")
 
 
-def _foot(figure: Figure, result: RunResult, maps: Sequence[MapSet]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Foot:
+    """Lines below the pictures, and above them a failed check of the whole run; inches."""
+
+    text: str
+    failed: str
+
+    @property
+    def failed_at(self) -> float:
+        return 0.2 + 0.14 * (self.text.count("\n") + 1)
+
+    @property
+    def height(self) -> float:
+        lines = self.failed.count("\n") + 1 if self.failed else 0
+        return max(0.9, self.failed_at + 0.17 * lines + 0.15)
+
+
+def _foot_of(result: RunResult, maps: Sequence[MapSet]) -> _Foot:
     sentences = [NOT_BOLD, USES_NOT_DIFFERS, f"Background: {result.background.title}."]
     sentences += [caption_of(result.display, maps), display_sentence(*maps), *result.notes]
     if result.truth:
         sentences.append("Green outline: where the answer was planted.")
-    text = wrapped(" ".join(s for s in sentences if s), 170)
-    height = figure.get_figheight()
-    figure.text(0.02, 0.12 / height, text, size=8, color="#444", va="bottom")
     failed = stamp_of(result.checks)  # of the whole run, such as a model at chance
-    if failed:
-        y = (0.2 + 0.14 * (text.count("\n") + 1)) / height
-        words = wrapped(failed, 130)
-        figure.text(0.02, y, words, size=9.5, weight="bold", color=FAILED, va="bottom")
+    return _Foot(wrapped(" ".join(s for s in sentences if s), 170), wrapped(failed or "", 130))
+
+
+def _draw_foot(figure: Figure, foot: _Foot) -> None:
+    height = figure.get_figheight()
+    figure.text(0.02, 0.12 / height, foot.text, size=8, color="#444", va="bottom")
+    y = foot.failed_at / height
+    figure.text(0.02, y, foot.failed, size=9.5, weight="bold", color=FAILED, va="bottom")
 
 
 def _row_head(figure: Figure, row: _Row, y: float) -> None:

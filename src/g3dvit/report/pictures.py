@@ -46,7 +46,7 @@ def page_pictures(result: RunResult) -> Iterator[Picture]:
     """Yield the class means of each method side by side, then the methods for each class mean."""
     for number, maps in enumerate(result.maps):
         if maps.class_means:
-            title = f"Class means of {maps.label} on one colour scale"
+            title = f"Class means of {maps.content.label} on one colour scale"
             figure = means_figure(result, maps)
             yield Picture("means", number, title, _png(figure), figure)
     for number, key in enumerate(result.groups):

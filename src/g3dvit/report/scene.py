@@ -76,9 +76,9 @@ def scene_of(
     """
     resolution = result.maps[0].resolution_mm if result.maps else (0.0, 0.0, 0.0)
     methods = [_method(maps) for maps in result.maps]
-    viewer = _viewer(result, methods, resolution)
+    viewer = _viewer(result, methods, resolution, folder)
     predictions, confusion = _predictions(result.predictions), _confusion(result)
-    tables = [_table(table) for table in result.tables]
+    tables = [_table(table) for table in sorted(result.tables, key=lambda one: one.order)]
     reporting = reporting_list(result)
     saved = {
         "predictions": (predictions["columns"], predictions["rows"]),
@@ -131,10 +131,14 @@ def scene_of(
 
 
 def _viewer(
-    result: RunResult, methods: Sequence[dict[str, Any]], resolution: Sequence[float]
+    result: RunResult,
+    methods: Sequence[dict[str, Any]],
+    resolution: Sequence[float],
+    folder: Folder | None,
 ) -> dict[str, Any]:
     """Return what the scripts of the page need."""
     stamps: list[str] = []
+    pages = {entry["name"]: entry["href"] for kind in pages_of(folder) for entry in kind["files"]}
     parts = parts_of(result.inputs)
     pictures = (result.background, *result.further_backgrounds)
     return {
@@ -157,7 +161,13 @@ def _viewer(
         "class_names": list(result.model.class_names),
         "layers": layers_of(result, stamps, _VOXEL_MAP_BUDGET, parts),
         "parts": [
-            {"name": part.name, "kind": part.kind, "runs": part.runs, "rows": part.rows}
+            {
+                "name": part.name,
+                "kind": part.kind,
+                "runs": part.runs,
+                "rows": part.rows,
+                "page": pages.get(part.name, ""),
+            }
             for part in parts
         ],
         "stamps": stamps,

@@ -196,6 +196,12 @@ def shares_beside(checks: Sequence[CheckLike]) -> str:
     return words if steering is None else f"{words}, attention steering {steering:.2f}"
 
 
+def position_beside(maps: MapSet) -> str:
+    """Return what a picture of frozen-gate content leaves out, and its share; else nothing."""
+    shares = shares_beside(maps.summary)
+    return f"position left out ({shares})" if shares and maps.content is not maps else shares
+
+
 def stamp_of(checks: Sequence[CheckLike]) -> str | None:
     """Return the words to stamp across a map; None where no check failed."""
     failed = [f"{check.name}: {check.sentence}" for check in checks if check.verdict == "fail"]
@@ -239,11 +245,12 @@ def stamp_in(metadata: Mapping[str, Any]) -> str | None:
 def shows(result: RunResult, maps: MapSet, mean: ClassMean | None = None) -> str:
     """Return what a class mean of a method shows, or all of them, in a heading's words."""
     own = [one for one in maps.class_means if one.target]
+    label = maps.content.label
     if mean is not None:
-        return f"{maps.label}: evidence for “{mean.target or result.target}”"
+        return f"{label}: evidence for “{mean.target or result.target}”"
     if own:
-        return f"{maps.label}: evidence for the volumes' own class"
-    return f"{maps.label}: evidence for “{result.target}”"
+        return f"{label}: evidence for the volumes' own class"
+    return f"{label}: evidence for “{result.target}”"
 
 
 def display_sentence(*maps: MapSet) -> str:

@@ -355,7 +355,7 @@ class Collector:
                 voxel = RelevanceMap(
                     data=tally.voxel_means[key].mean.astype(np.float32),
                     grid=self._patches.volume,
-                    metadata=described,
+                    metadata={**described, "units": f"{tally.units} per voxel"},
                     resolution_mm=patch.resolution_mm,
                     sform_code=series.sform_code,
                     qform_code=series.qform_code,

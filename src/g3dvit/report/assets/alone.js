@@ -6,6 +6,7 @@
   function create(scene, onChange) {
     const choice = document.getElementById("focus");
     const note = document.getElementById("focus-note");
+    const ofRegions = document.getElementById("regions-note");
     let part = -1;
     let rows = null; // of the predictions: a Set, or null for all
 
@@ -33,7 +34,20 @@
       note.textContent = own ? "Shown alone: " + own.name + ", " + own.rows.length + " of " +
         scene.rows.length + " volumes, in the viewer, the time course, and the tables of labels and " +
         "of volumes. Class means side by side, checks, figures and other tables are of all runs." : "";
+      tellRegions(own);
       onChange(part);
+    }
+
+    // Tables of regions do not follow: they say whose they are, and where those of a part are.
+    function tellRegions(own) {
+      ofRegions.hidden = !own || !document.querySelector("#regions table");
+      if (ofRegions.hidden) return;
+      const page = own.page && Object.assign(document.createElement("a"), { href: own.page });
+      if (page) page.textContent = "the page of " + own.name;
+      ofRegions.replaceChildren(
+        "The tables below are of all runs together, not of " + own.name + " alone, which the viewer shows. ",
+        ...(page ? ["Its own are on ", page, "."]
+          : ["Its own are on a page of its own: g3dvit report FOLDER --each " + own.kind + "."]));
     }
 
     // Labels against predictions, of the chosen volumes.

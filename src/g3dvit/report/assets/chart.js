@@ -7,6 +7,7 @@
     "#882255"]; // told apart with any colour vision; dashes tell them apart too
   const DASHES = ["", "7 3", "2 3", "9 3 2 3", "12 4", "4 2", "1 2", "6 2 1 2"];
   const LEFT = 64, RIGHT = 14, PROBABILITY = 120, STRIP = 16, RELEVANCE = 92, HEAD = 30;
+  const LINE = 14, LETTER = 7; // px of a title
   const SVG = "http://www.w3.org/2000/svg";
 
   function element(name, attributes, text) {
@@ -33,7 +34,9 @@
       const shown = course.probability.slice(0, COLOURS.length);
       const strips = course.label.some((v) => v >= 0) ? ["label", "predicted"] : ["predicted"];
       const top = HEAD, stripTop = top + PROBABILITY + 14;
-      const lower = stripTop + strips.length * (STRIP + 4) + HEAD + 8;
+      const title = chartmath.lines(state.relevance ? state.title
+        : "Relevance at the crosshair: this method has no map per volume", (width - 8) / LETTER);
+      const lower = stripTop + strips.length * (STRIP + 4) + HEAD + 8 + LINE * (title.length - 1);
       const height = lower + RELEVANCE + 40;
       const svg = element("svg", {
         width, height, viewBox: "0 0 " + width + " " + height, tabindex: 0, role: "slider",
@@ -56,7 +59,7 @@
         })));
       });
       strips.forEach((name, row) => drawStrip(svg, course, name, x, stripTop + row * (STRIP + 4)));
-      drawRelevance(svg, times, x, lower, width);
+      drawRelevance(svg, times, x, lower, width, title);
       for (const t of chartmath.ticks(low, high, Math.max(3, width / 110))) {
         if (t < low || t > high) continue;
         const px = x(t);
@@ -104,10 +107,12 @@
       });
     }
 
-    function drawRelevance(svg, times, x, y, width) {
+    function drawRelevance(svg, times, x, y, width, title) {
       const values = state.relevance;
-      svg.append(element("text", { x: 4, y: y - 14, class: "axis" },
-        values ? state.title : "Relevance at the crosshair: this method has no map per volume"));
+      const words = element("text", { class: "axis" });
+      title.forEach((line, n) => words.append(element("tspan",
+        { x: 4, y: y - 14 - LINE * (title.length - 1 - n) }, line + (n < title.length - 1 ? " " : ""))));
+      svg.append(words);
       if (!values) return;
       const most = Math.max(...values.map(Math.abs), 1e-300);
       const signed = values.some((v) => v < 0);

@@ -130,8 +130,20 @@
     return counts;
   }
 
+  // Words in lines of at most `most` letters; a word is broken only where it is longer.
+  function lines(text, most) {
+    const size = Math.max(1, Math.floor(most));
+    const made = [];
+    for (const word of text.split(" ").flatMap((w) => w.match(new RegExp(".{1," + size + "}", "gsu")) || [])) {
+      const last = made.length ? made[made.length - 1] + " " + word : "";
+      if (last && last.length <= size) made[made.length - 1] = last;
+      else made.push(word);
+    }
+    return made;
+  }
+
   const chartmath = {
-    confusion, ticks, nearest, spacing, path, stretches, order, tsv, cutOfBox, edgesAlong, number,
+    lines, confusion, ticks, nearest, spacing, path, stretches, order, tsv, cutOfBox, edgesAlong, number,
   };
   if (typeof module !== "undefined" && module.exports) module.exports = chartmath;
   else root.chartmath = chartmath;

@@ -98,12 +98,17 @@
     $("screen").classList.add("still");
   }
 
-  // The first map without a stamp, of the target's own class if there is one; methods come in
-  // the order of advice.
+  // The first map without a stamp, of the recommended method and of the target's own class if
+  // there is one; the other methods come in the order of advice.
   function firstLayer() {
     const sound = (l) => l.frame_stamps.every((s) => s < 0);
-    const own = scene.layers.findIndex((l) => sound(l) && l.group === scene.target);
-    return own >= 0 ? own : Math.max(0, scene.layers.findIndex(sound));
+    const advised = (l) => scene.methods[l.method].recommended;
+    const tries = [
+      (l) => sound(l) && advised(l) && l.group === scene.target,
+      (l) => sound(l) && l.group === scene.target,
+      sound,
+    ].map((test) => scene.layers.findIndex(test));
+    return Math.max(0, tries.find((n) => n >= 0) ?? 0);
   }
 
   function fillControls() {
@@ -265,7 +270,7 @@
     const layer = scene.layers[number];
     const mine = ++wanted;
     for (const part of [layer, ...partsOf(layer)]) await held.of(part);
-    const series = scene.layers.find((l) => isSeries(l, layer.method, state.course));
+    const series = seriesFor(layer);
     if (series) await held.of(series);
     const image = stage ? await imageFor(layer) : null;
     if (mine !== wanted) return; // another map was chosen meanwhile
@@ -321,6 +326,11 @@
     l.kind === "volumes" && l.method === method &&
     scene.time_courses[course] && l.first_row === scene.time_courses[course].first_row;
 
+  // Whose volumes are drawn over time: of the same method, else of the first that has any.
+  const seriesFor = (layer) =>
+    scene.layers.find((l) => isSeries(l, layer.method, state.course)) ||
+    scene.layers.find((l) => isSeries(l, l.method, state.course));
+
   const courseOf = (row) => Math.max(0, scene.time_courses.findIndex(
     (c) => row >= c.first_row && row < c.first_row + c.n));
 
@@ -338,10 +348,7 @@
     $("frame").value = state.frame;
     thresholdFromPercentile();
     const stamp = layer.frame_stamps[Math.min(state.frame, layer.frame_stamps.length - 1)];
-    const reasons = [scene.run_stamp, scene.stamps[stamp]].filter(Boolean)
-      .map((words) => words.replace(/^CHECK FAILED: /, ""));
-    $("stamp").hidden = reasons.length === 0;
-    $("stamp-reason").textContent = reasons.join(" | ");
+    stampWith([scene.run_stamp, scene.stamps[stamp]].filter(Boolean));
     const row = layer.kind === "volumes" ? layer.first_row + state.frame : -1;
     $("frame-text").textContent =
       row < 0
@@ -354,6 +361,13 @@
     $("course").value = String(state.course);
     paint();
     moved(place);
+  }
+
+  // Across the map, and below it why; said once, not for every volume that is played.
+  function stampWith(reasons) {
+    const words = [...new Set(reasons)].join(" | ");
+    $("stamp").hidden = reasons.length === 0;
+    if ($("stamp-reason").textContent !== words) $("stamp-reason").textContent = words;
   }
 
   async function showRow(row, scroll) {
@@ -369,7 +383,15 @@
     if (scroll) $("viewer").scrollIntoView({ block: "start" });
   }
 
+  // What changes with every volume that is played is not read aloud.
+  function readAloud(wanted) {
+    for (const id of ["readout", "region", "frame-text"]) {
+      $(id).setAttribute("aria-live", wanted ? "polite" : "off");
+    }
+  }
+
   function play() {
+    readAloud(false);
     $("play").textContent = "Stop";
     timer = setInterval(() => {
       showFrame((state.frame + 1) % scene.layers[state.layer].frames);
@@ -379,6 +401,7 @@
   function stop() {
     clearInterval(timer);
     timer = null;
+    readAloud(true);
     $("play").textContent = "Play";
   }
 
@@ -549,7 +572,7 @@
   function drawChart() {
     if (!plot) return;
     const layer = scene.layers[state.layer];
-    const series = scene.layers.find((l) => isSeries(l, layer.method, state.course));
+    const series = seriesFor(layer);
     let values = null;
     let title = "";
     if (series && held.has(series)) {
@@ -560,8 +583,10 @@
         const size = series.shape[0] * series.shape[1] * series.shape[2];
         values = Array.from({ length: series.frames }, (_, n) => all[n * size + at] * series.slope);
       }
-      title = scene.methods[series.method].title + (series.what ? ", " + series.what : "") +
-        ", patch at the crosshair (" + scene.methods[series.method].units + " of “" + scene.volume_target + "”)";
+      const other = series.method === layer.method ? ""
+        : " (" + scene.methods[layer.method].title + " has no map of every volume)";
+      title = scene.methods[series.method].title + (series.what ? ", " + series.what : "") + other +
+        ", patch at the crosshair (" + series.units + " of “" + scene.volume_target + "”)";
     }
     plot.show(state.course, layer.kind === "volumes" ? state.frame : -1, values, title);
   }

@@ -222,10 +222,13 @@
             ? "evidence for “" + layer.target + "”" : "",
           set.kind !== "methods" && layer.on !== first.on ? "per patch, on a scale of its own" : "",
         ].filter(Boolean).join("; ");
-        if (pane.layer === first && set.bar) drawBar(set.bar, layer, " for");
+        if (pane.layer === first && set.bar) drawBar(set.bar, layer, whatFor(set));
         if (pane.layer === first) set.note.textContent = noteOf(set, threshold);
       }
     }
+
+    const whatFor = (set) => (set.layers.every((l) => l.target === set.layers[0].target)
+      ? "“" + set.layers[0].target + "”" : "its own class");
 
     function noteOf(set, threshold) {
       const first = set.layers[0];
@@ -241,13 +244,15 @@
         tools.unitsOf(first) + ". Patches of " + scene.resolution + ".";
     }
 
-    function drawBar(bar, layer, words) {
+    // `what`: what the values speak for or against; empty where it stands elsewhere.
+    function drawBar(bar, layer, what) {
       const top = layer.range > 0 ? layer.range : 1;
       const { zero, css } = viewmath.gradient(tools.coloursOf(layer), layer.signed, look.sign);
       bar.colours.style.background = "linear-gradient(to right, " + css.join(", ") + ")";
-      bar.low.textContent = zero > 0 ? viewmath.signed(-top, 2) + (words && " against") : "0";
-      bar.high.textContent = zero < 100 ? viewmath.signed(top, 2) + words : "0";
-      bar.units.textContent = tools.unitsOf(layer) + (layer.what ? ", " + layer.what : "");
+      bar.low.textContent = zero > 0 ? viewmath.signed(-top, 2) + (what && " against") : "0";
+      bar.high.textContent = zero < 100 ? viewmath.signed(top, 2) + (what && " for") : "0";
+      const units = tools.unitsOf(layer) + (layer.what ? ", " + layer.what : "");
+      bar.units.textContent = what ? what + " (" + units + ")" : units;
     }
 
     function drawPane(pane, grey, threshold) {
