@@ -163,6 +163,8 @@ def test_blocks_and_not_volumes_are_counted():
     assert model_at_chance(predictions, labels).verdict == "pass"
     blocks = [n // 10 for n in range(80)]
     check = model_at_chance(predictions, labels, units=blocks)
+    assert "too few independent volumes to tell" in check.sentence  # it was right more often
+    assert "show nothing" in model_at_chance([0] * len(labels), labels).sentence
     assert check.verdict == "fail" and "8 independent units" in check.sentence
 
 

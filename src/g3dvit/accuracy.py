@@ -89,12 +89,25 @@ def model_at_chance(
         words = f"Accuracy unknown: {here.facts}. A map of a model that guesses shows nothing."
         return Check(name, math.nan, None, chance, "warn", words)
     if here.low <= chance:
-        sentence = (
-            f"This model cannot be told from chance, so its maps show nothing ({here.facts})."
-        )
+        assert here.value is not None  # where its interval is known
+        sentence = at_chance_words(here.value, chance, here.facts)
         return Check(name, here.low, None, chance, "fail", sentence)
     sentence = f"This model is better than chance ({here.facts})."
     return Check(name, here.low, None, chance, "pass", sentence)
+
+
+def at_chance_words(value: float, chance: float, facts: str) -> str:
+    """Return the sentence about a model whose interval reaches chance.
+
+    A model that was right more often than chance, with too few units to tell, may well know the
+    classes; one that was not has shown nothing.
+    """
+    if value <= chance:
+        return f"This model cannot be told from chance, so its maps show nothing ({facts})."
+    return (
+        "This model cannot be told from chance: it guesses, or there are too few independent "
+        f"volumes to tell. Nothing can be concluded from its maps until there are more ({facts})."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from g3dvit.accuracy import balanced_accuracy, independent_units, model_at_chance
+from g3dvit.accuracy import at_chance_words, balanced_accuracy, independent_units, model_at_chance
 from g3dvit.checks import Check
 from g3dvit.descriptions import ModelDescription
 
@@ -91,7 +91,7 @@ def described_accuracy(description: ModelDescription, num_classes: int) -> Check
         f"says; chance {chance:.2f}"
     )
     if low <= chance:
-        sentence = f"This model cannot be told from chance, so its maps show nothing ({facts})."
+        sentence = at_chance_words(accuracy, chance, facts)
         return Check("better than chance", low, None, chance, "fail", sentence)
     return Check(
         "better than chance",
