@@ -75,6 +75,8 @@ LATER_ROWS = (("shift_averaged_local",), ("shift_weighted",), ("shift_weighted_l
 #: 8 shifts, gamma .5, what speaks for the class spread finely and what speaks against it evenly,
 #: voxels told against their surroundings, shifts weighted by the evidence that they keep.
 RECOMMENDED_ROW = "shift_weighted_local"
+#: What was the map to show before shifts were weighted.
+EARLIER_ROW = "shift_averaged_local"
 
 
 @dataclass(frozen=True, slots=True)

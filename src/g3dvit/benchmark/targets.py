@@ -131,15 +131,22 @@ def reached(
     return found
 
 
-def targets_to_markdown(found: Sequence[Reached]) -> str:
-    """Return the targets as a table."""
-    lines = ["| phantom | what | asked | measured | met |", "| --- | --- | --- | --- | --- |"]
+def targets_to_markdown(found: Sequence[Reached], earlier: Sequence[Reached] = ()) -> str:
+    """Return the targets as a table, beside what an earlier map reached of them."""
+    before = {(one.target.case, one.target.metric): one for one in earlier}
+    heads = ["phantom", "what", "asked", "measured", "trainings", "met"]
+    heads += ["map before (trainings)"] if before else []
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for one in found:
         title = METRICS[one.target.metric].title
         unit = " mm" if one.target.metric.endswith("_mm") else ""
         what = f"{title}, median over volumes" if one.target.statistic == "median" else title
         cell = one.cell
-        value = f"{cell.mean:.3f}{unit} [{cell.low:.3f}, {cell.high:.3f}]"
-        met = "yes" if one.met else "**no**"
-        lines.append(f"| {one.target.case} | {what} | {one.target.asked}{unit} | {value} | {met} |")
+        row = [one.target.case, what, f"{one.target.asked}{unit}"]
+        row += [f"{cell.mean:.3f}{unit} [{cell.low:.3f}, {cell.high:.3f}]", str(one.seeds)]
+        row.append("yes" if one.met else "**no**")
+        if before:
+            old = before.get((one.target.case, one.target.metric))
+            row.append("" if old is None else f"{old.cell.mean:.3f}{unit} ({old.seeds})")
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
