@@ -24,7 +24,7 @@ from g3dvit.methods.shift_averaged import (
     choose_shifts,
     shift_maps,
 )
-from g3dvit.targets import Score, predicted, score_batch
+from g3dvit.targets import predicted, score_batch
 
 
 def explain_shifts(batch: Context) -> None:
@@ -130,11 +130,16 @@ def _known(batch: Context, gamma: float) -> ShiftInputs | None:
 def _evidence(batch: Context, logits: Tensor) -> Tensor:
     """Return how much outputs speak for what the model chose for the volumes as they are, (batch,).
 
-    The log-odds of the class, or the score itself where it is a function.
+    How far the class leads over the best of the others, which is its log-odds where there are two:
+    positive as long as the decision stands. The score itself where it is a function.
     """
-    score: Score = "log_odds" if isinstance(batch.request.score, str) else batch.request.score
     own = predicted(batch.found.logits)
-    return score_batch([(c,) for c in own], logits, score).values[:, 0]
+    if not isinstance(batch.request.score, str):
+        return score_batch([(c,) for c in own], logits, batch.request.score).values[:, 0]
+    if logits.shape[1] == 1:
+        return score_batch([(c,) for c in own], logits, "log_odds").values[:, 0]
+    mine = torch.nn.functional.one_hot(torch.tensor(own), logits.shape[1]).bool()
+    return logits[mine] - logits.masked_fill(mine, -torch.inf).amax(1)
 
 
 def _decision(batch: Context, logits: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ held constants      |share of values held constant| / max(|score|, sum |R|)    >
 removal             max_p |R_p| / max(max_p |R_p|, |score|)                    < 6e-6    < 1e-3
 draws               rms standard error of R_p over their standard deviation    > 0.7     > 0.4
 kept shifts         share of shifts that do not change the model's decision    0         < 0.5
-evidence at shifts  mean over shifts of log-odds of the decision / unshifted   < 0       < 0.3
+evidence at shifts  mean over shifts of the decision's lead / lead unshifted   < 0       < 0.3
 moved share         mean over shifts of w_s, the weight of moved volumes       -         -
 ==================  =========================================================  ========  =======
 

@@ -206,7 +206,7 @@ def evidence_left(
 ) -> Float[Tensor, " batch"]:
     """Return what is left of the evidence for a decision when volumes are moved, per volume.
 
-    ``mean_s clip(m_s / m, -1, 1)`` with m the log-odds of the class that the model chooses for the
+    ``mean_s clip(m_s / m, -1, 1)`` with m the lead, over the next, of the class chosen for the
     volume as it is, and m_s that of the same class at shift s: 1 where moving changes nothing, 0
     where moved volumes speak as often against the class as for it.
 

@@ -43,8 +43,8 @@ class ShiftInputs:
     voxels : (batch, ..., i, j, k)
         Relevance of each voxel.
     evidence : (batch,)
-        How much speaks for what the model chose for the volume as it is: the log-odds of that
-        class. Only `shift_weighted` needs it.
+        How much speaks for what the model chose for the volume as it is: how far that class leads
+        over the next. Only `shift_weighted` needs it.
     """
 
     decision: Int[Tensor, " batch"]

@@ -57,7 +57,8 @@ _LOCAL = replace(
 )
 _BY_EVIDENCE = (
     "R_p = sum_{v in p} sum_s (w_s F_s(v + s) + (1 - w_s) F_0(v)) / S, "
-    "w_s = clip(m_s / m, 0, 1)^2, m the log-odds of the decision, m_s at shift s, F_s as in "
+    "w_s = clip(m_s / m, 0, 1)^2, m the lead of the decision over the next class, m_s that at "
+    "shift s, F_s as in "
 )
 
 SHIFT_ROWS: tuple[Method, ...] = (
