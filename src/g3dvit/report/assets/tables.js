@@ -9,6 +9,7 @@
       const button = document.createElement("button");
       button.type = "button";
       button.className = "sort";
+      head.dataset.words = head.textContent.trim(); // paper repeats heads, but no buttons
       button.append(...head.childNodes);
       head.append(button);
       button.onclick = () => {
