@@ -247,6 +247,14 @@ def test_figures_of_frozen_gates_say_that_they_show_the_content():
     )
 
 
+@pytest.mark.parametrize("title", ["weighted shift-averaged relevance", "W" * 80, "w" * 400])
+def test_titles_end_inside_the_figure(result, title):
+    figure = means_figure(result, replace(result.maps[0], title=title))
+    figure.canvas.draw()
+    head = next(t for t in figure.texts if t.get_text().startswith("Class means"))
+    assert head.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_a_failed_check_of_the_run_stands_below_the_pictures():
     words = "This model cannot be told from chance, so its maps show nothing. " * 3
     failed = (FakeCheck("better than chance", 0.5, None, None, "fail", words),)

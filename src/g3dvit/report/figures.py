@@ -257,7 +257,14 @@ def _heading(figure: Figure, title: str, subtitle: str, part: str = "") -> None:
     height = figure.get_figheight()
     part = short_name(part, 120)
     figure.text(0.02, 1 - 0.74 / height, part, size=10, weight="bold", color="#444", va="top")
-    figure.text(0.02, 1 - 0.2 / height, plain_text(title), size=15, weight="bold", va="top")
+    head = figure.text(0.02, 1 - 0.2 / height, plain_text(title), size=15, weight="bold", va="top")
+    room = 0.96 * figure.bbox.width  # longer titles are smaller, the longest are cut
+    wide = head.get_window_extent().width
+    if wide > room:
+        head.set_fontsize(max(9.0, 15 * room / wide))
+        wide = head.get_window_extent().width
+    if wide > room:
+        head.set_text(short_name(title, int(len(title) * room / wide)))
     figure.text(0.02, 1 - 0.55 / height, plain_text(subtitle), size=10, color="#444", va="top")
 
 
