@@ -128,7 +128,7 @@ def write_report(
     targets
         What was asked of the recommended map, and what it reached.
     earlier
-        The same of the map that was recommended before.
+        The same of the map that was recommended before, on the same trainings.
     notes
         Markdown after the tables.
 

@@ -135,7 +135,7 @@ def targets_to_markdown(found: Sequence[Reached], earlier: Sequence[Reached] = (
     """Return the targets as a table, beside what an earlier map reached of them."""
     before = {(one.target.case, one.target.metric): one for one in earlier}
     heads = ["phantom", "what", "asked", "measured", "trainings", "met"]
-    heads += ["map before (trainings)"] if before else []
+    heads += ["map before, same trainings"] if before else []
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for one in found:
         title = METRICS[one.target.metric].title
@@ -147,6 +147,6 @@ def targets_to_markdown(found: Sequence[Reached], earlier: Sequence[Reached] = (
         row.append("yes" if one.met else "**no**")
         if before:
             old = before.get((one.target.case, one.target.metric))
-            row.append("" if old is None else f"{old.cell.mean:.3f}{unit} ({old.seeds})")
+            row.append("" if old is None else f"{old.cell.mean:.3f}{unit}")
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"

@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         run_cases,
         summarise,
     )
-    from g3dvit.benchmark.maps import EARLIER_ROW, ROWS
+    from g3dvit.benchmark.maps import EARLIER_ROW, RECOMMENDED_ROW, ROWS
     from g3dvit.benchmark.report import write_report
     from g3dvit.benchmark.run import finished_part
     from g3dvit.benchmark.targets import reached
@@ -136,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         command=_command(arguments),
         cache=cache,
         targets=reached(parts, cases),
-        earlier=reached(parts, cases, EARLIER_ROW),
+        earlier=reached([p for p in parts if RECOMMENDED_ROW in p.values], cases, EARLIER_ROW),
         notes=_notes(arguments.notes, left),
     )
     for path in written:
