@@ -400,7 +400,7 @@ def test_the_parts_that_are_kept_with_the_project_are_those_of_its_settings() ->
             part = finished_part(case, seed, settings, folder)
             if part is not None:
                 assert part.family == "sealed" and part.seed == seed
-                # Nothing was planted there, or nothing that a model with normalised patches can see.
+                # Nothing was planted, or nothing that a model with normalised patches can see.
                 no_truth = case.name == "realnoise-chance" or case.name.endswith("as-it-was")
                 assert np.isfinite(part.values["frozen_gate"]["auc"]).any() != no_truth
                 later = {row for group in LATER_ROWS for row in group}
