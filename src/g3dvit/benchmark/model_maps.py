@@ -120,9 +120,9 @@ class ModelMaps:
             "shift_averaged": lambda n: self._shifted(n, "frozen_gate", signed=False),
             "shift_averaged_signed": lambda n: self._shifted(n, "frozen_gate", signed=True),
             "shift_averaged_gamma": lambda n: self._shifted(n, "frozen_gate_gamma", signed=True),
-            "shift_averaged_local": self._local,
-            "shift_weighted": lambda n: self._weighted("shift_weighted", n),
-            "shift_weighted_local": lambda n: self._weighted("shift_weighted_local", n),
+            "shift_averaged_local": lambda n: self._averaged(row, n, "kept shifts"),
+            "shift_weighted": lambda n: self._averaged(row, n, "moved share"),
+            "shift_weighted_local": lambda n: self._averaged(row, n, "moved share"),
             "token_removal": self._token_removal,
         }
         if row in special:
@@ -225,15 +225,11 @@ class ModelMaps:
             kept.append(found.kept.numpy())
         return self.of_voxels(torch.cat(maps), float(np.concatenate(kept).mean()))
 
-    def _local(self, count: int) -> Made:
-        found = self._explain("shift_averaged_local", slice(0, count))
-        kept = [c.value for row in found.checks for c in row if c.name == "kept shifts"]
-        return self.of_voxels(_voxels(found), self.settings.shifts * float(np.mean(kept)))
-
-    def _weighted(self, method: str, count: int) -> Made:
+    def _averaged(self, method: str, count: int, share: str) -> Made:
+        """Return maps of a method that averages over shifts itself; a check tells their share."""
         found = self._explain(method, slice(0, count))
-        moved = [c.value for row in found.checks for c in row if c.name == "moved share"]
-        return self.of_voxels(_voxels(found), self.settings.shifts * float(np.mean(moved)))
+        kept = [c.value for row in found.checks for c in row if c.name == share]
+        return self.of_voxels(_voxels(found), self.settings.shifts * float(np.mean(kept)))
 
     def _token_removal(self, count: int) -> Made:
         model, geometry = self.explainer.model, self.explainer.geometry
