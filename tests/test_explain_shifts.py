@@ -216,9 +216,10 @@ def test_weighted_by_evidence_the_map_of_a_texture_stays_where_it_lies():
     methods = [
         f"shift_{kind}{more}" for more in ("", "_local") for kind in ("averaged", "weighted")
     ]
-    found = explainer.explain(some.x, methods)
+    found = explainer.explain(some.x, [*methods, "shift_weighted_signed"])
     alike, weighted, local, weighted_local = (_near_the_centre(found[m], recipe) for m in methods)
     assert max(alike, local) < 0.5 and min(weighted, weighted_local) > 0.9
+    assert _near_the_centre(found["shift_weighted_signed"], recipe) > 0.9
     told = [c.value for row in found["shift_weighted"].checks for c in row if "moved" in c.name]
     assert 0 < np.median(told) < 0.5
 
@@ -230,9 +231,17 @@ def _near_the_centre(found, recipe):
     return np.mean((places // recipe.edge == np.array(recipe.grid) // 2).all(1))
 
 
-@pytest.mark.parametrize("name", ["shift_weighted", "shift_weighted_local"])
-def test_weighted_maps_alone_and_beside_those_of_the_same_passes_are_alike(explainer, name):
-    beside = name.replace("weighted", "averaged")
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [
+        ("shift_weighted", "shift_averaged"),
+        ("shift_weighted_signed", "shift_averaged"),
+        ("shift_weighted_local", "shift_averaged_local"),
+        ("shift_weighted_local", "shift_averaged_gamma"),
+        ("shift_averaged_local", "shift_averaged_gamma"),
+    ],
+)
+def test_maps_alone_and_beside_those_of_the_same_passes_are_alike(explainer, name, beside):
     alone = explainer.explain(X, name, target="all")
     both = explainer.explain(X, [beside, name], target="all")
     torch.testing.assert_close(both[name].voxel_relevance, alone.voxel_relevance)

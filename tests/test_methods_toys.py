@@ -66,6 +66,7 @@ NO_TERM = {
     "shift_averaged_gamma": "as shift_averaged",
     "shift_averaged_local": "as shift_averaged",
     "shift_weighted": "as shift_averaged",
+    "shift_weighted_signed": "as shift_averaged",
     "shift_weighted_local": "as shift_averaged",
 }
 
@@ -147,6 +148,7 @@ NOT_BLIND = {
     "shift_averaged_gamma": "as shift_averaged",
     "shift_averaged_local": "as shift_averaged",
     "shift_weighted": "as shift_averaged",
+    "shift_weighted_signed": "as shift_averaged",
     "shift_weighted_local": "as shift_averaged",
     "legrad": "counts the gradient of attention that is not paid",
     "gradcam": "has one direction in feature space for all places",

@@ -313,7 +313,7 @@ def test_the_command_recommends_a_map_and_says_which_checks_it_made(written) -> 
     folder, _, said, _ = written
     provenance = json.loads((folder / "out" / "provenance.json").read_text())
     advice = provenance["recommendation"]
-    assert advice["label"] == "weighted shift-averaged relevance"
+    assert advice["label"] == "signed shift-averaged relevance"
     assert "for statistics take the content of frozen-gate relevance" in advice["sentences"][1]
     for sentence in advice["sentences"]:
         assert sentence in said
@@ -350,7 +350,7 @@ def test_defaults_leave_out_what_a_model_does_not_allow(tmp_path, capsys) -> Non
     assert {maps.method for maps in result.maps} == {
         "frozen_gate",
         "shift_averaged",
-        "shift_weighted",
+        "shift_weighted_signed",
     }
     assert any(w.startswith("token_gradcam is left out: no norm") for w in result.warnings)
     with pytest.raises(LayerError, match="no normalisation layer"):  # asked for by name

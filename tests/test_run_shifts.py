@@ -52,10 +52,10 @@ def test_class_means_explain_each_groups_own_class(tmp_path) -> None:
     x = prepared(tmp_path)
     explainer = Explainer(load_model(save_planted_model(tmp_path), device="cpu"))
     names = ("dark", "bright")
-    for mean in maps_of(result, "shift_weighted").class_means:
+    for mean in maps_of(result, "shift_weighted_signed").class_means:
         of_class = x[np.flatnonzero(result.predictions["label"] == mean.key.group)]
         own = names.index(mean.key.group)
-        expected = explainer.explain(of_class, "shift_weighted", target=own).voxel_relevance
+        expected = explainer.explain(of_class, "shift_weighted_signed", target=own).voxel_relevance
         np.testing.assert_allclose(mean.voxel.data, expected.mean(0), rtol=1e-4, atol=1e-6)
         assert "moved share" in {check.name for check in mean.checks}
     for mean in maps.class_means:

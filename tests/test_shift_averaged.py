@@ -11,14 +11,14 @@ from torch import Tensor
 from g3dvit.errors import MethodError
 from g3dvit.methods.shift_averaged import (
     ShiftInputs,
+    Way,
     choose_shifts,
     shift_averaged,
     shift_maps,
     shift_volume,
     shift_weighted,
-    spread,
-    spread_signed,
 )
+from g3dvit.methods.spreading import spread, spread_both, spread_signed
 
 SHAPE, GRID = (4, 6, 10), (2, 2, 2)
 EDGES = (2, 3, 5)
@@ -133,7 +133,7 @@ def test_where_moving_changes_nothing_weights_change_nothing() -> None:
     def steady(moved: Tensor) -> ShiftInputs:
         return replace(toy(moved), evidence=torch.full((3,), 2.0))
 
-    alike, weighted = shift_maps(x, steady, shifts, (2, 3, 4), (False, True))
+    alike, weighted = shift_maps(x, steady, shifts, (2, 3, 4), (Way(), Way(weighted=True)))
     torch.testing.assert_close(weighted.voxels, alike.voxels)
     assert weighted.moved_share.tolist() == [1, 1, 1]
 
@@ -155,7 +155,7 @@ def test_where_moved_volumes_say_nothing_the_map_is_that_of_the_volume(left: flo
 def test_several_averages_explain_every_input_once() -> None:
     x, shifts = volumes(), [(1, 0, -2), (0, 0, 0), (-1, 1, 0)]
     toy = Toy()
-    alike, weighted = shift_maps(x, toy, shifts, (2, 3, 4), (False, True))
+    alike, weighted = shift_maps(x, toy, shifts, (2, 3, 4), (Way(), Way(weighted=True)))
     assert toy.calls == 3
     torch.testing.assert_close(alike.voxels, shift_averaged(x, toy, shifts, (2, 3, 4)).voxels)
     torch.testing.assert_close(weighted.voxels, shift_weighted(x, toy, shifts, (2, 3, 4)).voxels)
@@ -246,9 +246,26 @@ def test_signed_spreading_equals_a_slow_loop_and_conserves() -> None:
         torch.testing.assert_close(slow_patch_sums(fine[n].numpy()), found.relevance[n])
 
 
+def test_spreading_both_ways_equals_a_slow_loop_and_halves_what_speaks_against() -> None:
+    found = Toy()(volumes(2))
+    fine = spread_both(found.relevance, found.voxels)
+    assert (found.relevance < 0).any() and (found.relevance > 0).any()
+    for n in range(2):
+        for patch in np.ndindex(*GRID):
+            box = tuple(slice(p * e, (p + 1) * e) for p, e in zip(patch, EDGES, strict=True))
+            relevance, voxels = float(found.relevance[n][patch]), found.voxels[n].numpy()[box]
+            weights = np.maximum(voxels, 0) if relevance > 0 else np.maximum(-voxels, 0)
+            counts = 1 if relevance > 0 else 0.5
+            expected = counts * relevance * weights / weights.sum()
+            np.testing.assert_allclose(fine[n].numpy()[box], expected, rtol=1e-12)
+    # Where no voxel speaks as the patch does, nothing says where.
+    silent = spread_both(found.relevance, torch.zeros_like(found.voxels))
+    assert len(np.unique(silent[0].numpy()[:2, :3, :5])) == 1  # the first patch
+
+
 def test_signed_averages_keep_what_speaks_against() -> None:
     x, shifts = volumes(), [(0, 0, 0), (1, 0, -2), (-1, 2, 3)]
-    signed = shift_averaged(x, Toy(), shifts, (2, 3, 4), signed=True).voxels
+    signed = shift_averaged(x, Toy(), shifts, (2, 3, 4), spreading="signed").voxels
     assert (signed < 0).any()
-    only = shift_averaged(x, Toy(), [(0, 0, 0)], (2, 3, 4), signed=True)
+    only = shift_averaged(x, Toy(), [(0, 0, 0)], (2, 3, 4), spreading="signed")
     torch.testing.assert_close(only.relevance, Toy()(x).relevance)

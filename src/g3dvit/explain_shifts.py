@@ -21,6 +21,7 @@ from g3dvit.methods import METHODS
 from g3dvit.methods.shift_averaged import (
     ShiftAveraged,
     ShiftInputs,
+    Way,
     choose_shifts,
     shift_maps,
 )
@@ -38,21 +39,24 @@ def explain_shifts(batch: Context) -> None:
     if batch.result is None:
         with torch.no_grad():
             batch.choose_scores(first_output(batch.run(batch.x)))
-    # Maps that differ in how shifts are averaged alone share them.
-    alike: dict[tuple[float, bool, bool], list[str]] = {}
+    # Maps that differ in how they are averaged or spread share their passes.
+    alike: dict[float, list[str]] = {}
     for name in batch.request.methods:
         row = METHODS[name]
         if row.source == "shifts":
             gamma = batch.option(name, "gamma") if "gamma" in row.arguments else 0.0
-            alike.setdefault((gamma, row.against_surroundings, row.signed), []).append(name)
-    for (gamma, local, signed), names in alike.items():
-        _explain(batch, names, gamma, local=local, signed=signed)
+            alike.setdefault(gamma, []).append(name)
+    for gamma, names in alike.items():
+        _explain(batch, names, gamma)
 
 
-def _explain(
-    batch: Context, names: Sequence[str], gamma: float, *, local: bool, signed: bool
-) -> None:
+def _explain(batch: Context, names: Sequence[str], gamma: float) -> None:
     shifts = choose_shifts(batch.option(names[0], "shifts"), batch.geometry.patch_size)
+    ways = [
+        Way(row.by_evidence, row.spreading, row.against_surroundings)
+        for row in (METHODS[name] for name in names)
+    ]
+    local = any(way.local for way in ways)
     errors = torch.zeros(batch.found.scores.shape)
     moved: list[Tensor] = []
     still = _evidence(batch, batch.found.logits)
@@ -67,14 +71,13 @@ def _explain(
         if x is not batch.x:
             moved.append(evidence)
         grids = [host(batch.grid(one.relevance)) for one in found.shares]
-        voxels = [
-            host(v) for v in found.local or [batch.volume(one.voxels) for one in found.shares]
-        ]
+        voxels = [host(batch.volume(one.voxels)) for one in found.shares]
         return ShiftInputs(
             _decision(batch, found.logits),
             torch.stack(grids, dim=1),
             torch.stack(voxels, dim=1),
             evidence,
+            torch.stack([host(v) for v in found.local], dim=1) if local else None,
         )
 
     averages = shift_maps(
@@ -82,8 +85,7 @@ def _explain(
         explain,
         shifts,
         [axis + 1 for axis in batch.geometry.spatial_axes],
-        [METHODS[name].by_evidence for name in names],
-        signed=signed,
+        ways,
         decision=_decision(batch, batch.found.logits),
     )
     left = torch.tensor([])

@@ -18,6 +18,7 @@ from g3dvit.run_result import CheckLike, MapSet, Recommendation, worst
 
 #: Best first; methods that are not named here follow, in the order in which they were asked for.
 PREFERENCE = (
+    "shift_weighted_signed",
     "shift_weighted_local",
     "shift_averaged_local",
     "shift_averaged_gamma",

@@ -25,7 +25,7 @@ SHOWN = (
     "frozen_gate_voxels",
     "frozen_gate_gamma_voxels",
     "shift_averaged",
-    "shift_weighted_local",
+    "shift_weighted_signed",
 )
 _NUMBERS = ("auc", "ap", "pointing")
 

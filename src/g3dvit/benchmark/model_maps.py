@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +21,14 @@ from g3dvit.methods.shift_averaged import (
     ShiftInputs,
     choose_shifts,
     shift_averaged,
-    spread_signed,
 )
+from g3dvit.methods.spreading import spread_signed
 from g3dvit.phantoms import PhantomVolumes
+
+#: Rows that are averages of the same passes over shifts.
+_PLAIN = ("shift_averaged", "shift_weighted", "shift_weighted_signed")
+_BY_GAMMA = ("shift_averaged_gamma", "shift_averaged_local", "shift_weighted_local")
+_FAMILIES = (_PLAIN, _BY_GAMMA)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,12 +105,15 @@ class ModelMaps:
         How the model is asked.
     references : (n, i, j, k)
         Training volumes.
+    rows
+        All that will be asked for: those that share passes are made together.
     """
 
     explainer: Explainer
     drawn: PhantomVolumes = field(repr=False)
     settings: ModelSettings
     references: NDArray[np.float32] = field(repr=False)
+    rows: tuple[str, ...] = ()
     _shared: _Shared = field(default_factory=_Shared, repr=False)
 
     @property
@@ -116,13 +123,10 @@ class ModelMaps:
 
     def make(self, row: str, count: int) -> Made:
         """Return the maps of one row for the first volumes."""
+        if row in (*_PLAIN, *_BY_GAMMA):
+            return self._averaged(row, count)
         special: dict[str, Callable[[int], Made]] = {
-            "shift_averaged": lambda n: self._shifted(n, "frozen_gate", signed=False),
-            "shift_averaged_signed": lambda n: self._shifted(n, "frozen_gate", signed=True),
-            "shift_averaged_gamma": lambda n: self._shifted(n, "frozen_gate_gamma", signed=True),
-            "shift_averaged_local": lambda n: self._averaged(row, n, "kept shifts"),
-            "shift_weighted": lambda n: self._averaged(row, n, "moved share"),
-            "shift_weighted_local": lambda n: self._averaged(row, n, "moved share"),
+            "shift_averaged_signed": self._averaged_signed,
             "token_removal": self._token_removal,
         }
         if row in special:
@@ -194,7 +198,8 @@ class ModelMaps:
     def _inputs(self, which: slice) -> Tensor:
         return torch.from_numpy(self.drawn.volumes[which])[:, None]
 
-    def _shifted(self, count: int, method: str, *, signed: bool) -> Made:
+    def _averaged_signed(self, count: int) -> Made:
+        """Average signed maps of plain frozen gates: the one form that is not a method."""
         geometry, size = self.explainer.geometry, self.settings.batch_size
         shifts = choose_shifts(self.settings.shifts, geometry.patch_size)
         axes = [axis + 1 for axis in geometry.spatial_axes]
@@ -202,34 +207,41 @@ class ModelMaps:
         for start in range(0, count, size):
             which = slice(start, min(start + size, count))
 
-            def explain_now(moved: Tensor, which: slice) -> ShiftInputs:
-                result = self._explain(method, which, x=moved)
+            def explain(moved: Tensor, which: slice = which) -> ShiftInputs:
+                result = self._explain("frozen_gate", which, x=moved)
                 return ShiftInputs(result.logits.argmax(1), result.relevance, _voxels(result))
-
-            calls = itertools.count()  # shift by shift, in the same order for every way to spread
-
-            def explain(
-                moved: Tensor, which: slice = which, calls: Iterator[int] = calls
-            ) -> ShiftInputs:
-                found: ShiftInputs = self._shared.get(
-                    (method, which.start, which.stop, next(calls)),
-                    lambda: explain_now(moved, which),
-                )
-                return found
 
             x = self._inputs(which)
             with torch.no_grad():
                 decision = self.explainer.model(x).argmax(1)
-            found = shift_averaged(x, explain, shifts, axes, signed=signed, decision=decision)
+            found = shift_averaged(x, explain, shifts, axes, spreading="signed", decision=decision)
             maps.append(found.voxels)
             kept.append(found.kept.numpy())
         return self.of_voxels(torch.cat(maps), float(np.concatenate(kept).mean()))
 
-    def _averaged(self, method: str, count: int, share: str) -> Made:
-        """Return maps of a method that averages over shifts itself; a check tells their share."""
-        found = self._explain(method, slice(0, count))
-        kept = [c.value for row in found.checks for c in row if c.name == share]
-        return self.of_voxels(_voxels(found), self.settings.shifts * float(np.mean(kept)))
+    def _averaged(self, row: str, count: int) -> Made:
+        """Return maps of a method that averages over shifts; all that share passes are made."""
+        family = next(some for some in _FAMILIES if row in some)
+        asked = [name for name in family if name in self.rows] or [row]
+        gamma = self.settings.gamma if family is _BY_GAMMA else None
+
+        def explain() -> Mapping[str, Explanation]:
+            return self.explainer.explain(
+                self._inputs(slice(0, count)),
+                asked,
+                target="label",
+                labels=self.drawn.labels[:count].tolist(),
+                score="log_odds",
+                shifts=self.settings.shifts,
+                gamma=gamma,
+                batch_size=self.settings.batch_size,
+            )
+
+        found: Mapping[str, Explanation] = self._shared.get((family, count), explain)
+        of_row = found[row]
+        share = "moved share" if METHODS[row].by_evidence else "kept shifts"
+        kept = [c.value for checks in of_row.checks for c in checks if c.name == share]
+        return self.of_voxels(_voxels(of_row), self.settings.shifts * float(np.mean(kept)))
 
     def _token_removal(self, count: int) -> Made:
         model, geometry = self.explainer.model, self.explainer.geometry

@@ -124,11 +124,15 @@ def run_case(
     talk
         Called with one line about what is done.
     """
-    found = [
-        _run_one(case, seed, some, folder=folder, cache=cache, talk=talk)
-        for some in _apart(settings)
-    ]
-    return joined(found)
+    groups = [(some, part_path(case, seed, some, folder)) for some in _apart(settings)]
+    missing = [some for some, path in groups if not path.exists()]
+    if missing:
+        rows = tuple(row for some in missing for row in some.maps.rows)
+        asked = replace(settings, maps=replace(settings.maps, rows=rows))
+        part = _measured(case, seed, asked, cache=cache, talk=talk or (lambda _line: None))
+        for some in missing:
+            write_part(_only(part, some.maps.rows), part_path(case, seed, some, folder))
+    return joined([read_part(path) for _, path in groups])
 
 
 def finished_part(case: Case, seed: int, settings: RunSettings, folder: Path) -> Part | None:
@@ -170,29 +174,27 @@ def _compare_with_seed(values: dict[str, dict[str, NDArray[np.float64]]]) -> Non
             columns[key] = np.where(np.isnan(columns[metric]), np.nan, better)
 
 
-def _run_one(
-    case: Case,
-    seed: int,
-    settings: RunSettings,
-    *,
-    folder: Path,
-    cache: Path | None,
-    talk: Talk | None,
+def _measured(
+    case: Case, seed: int, settings: RunSettings, *, cache: Path | None, talk: Talk
 ) -> Part:
-    recipe = case.with_seed(seed)
-    path = part_path(case, seed, settings, folder)
-    if path.exists():
-        return read_part(path)
-    say = talk or (lambda _line: None)
+    """Train a model, unless it is there, and measure rows; those of one pass share it."""
 
     def progress(epoch: int, epochs: int, accuracy: float) -> None:
-        say(f"{case.name} seed {seed}: epoch {epoch} of {epochs}, accuracy {accuracy:.3f}")
+        talk(f"{case.name} seed {seed}: epoch {epoch} of {epochs}, accuracy {accuracy:.3f}")
 
-    trained = trained_model(recipe, cache, progress=progress)
-    say(f"{case.name} seed {seed}: maps of {settings.n_test} volumes")
-    part = measure(case.name, trained, settings)
-    write_part(part, path)
-    return read_part(path)
+    trained = trained_model(case.with_seed(seed), cache, progress=progress)
+    talk(f"{case.name} seed {seed}: maps of {settings.n_test} volumes")
+    return measure(case.name, trained, settings)
+
+
+def _only(part: Part, rows: Sequence[str]) -> Part:
+    """Return the part with some of its rows."""
+    return replace(
+        part,
+        values={row: part.values[row] for row in rows},
+        seconds={row: part.seconds[row] for row in rows},
+        kept={row: part.kept[row] for row in rows if row in part.kept},
+    )
 
 
 def measure(name: str, trained: TrainedModel, settings: RunSettings) -> Part:

@@ -62,7 +62,9 @@ class GammaGates(FrozenGates):
             if name == "linear" or name in _CONVOLUTIONS:
                 found = self._with_weights(func, args, keywords)
             elif name in _PRODUCTS and len(args) == 2 and args[1].ndim == 2:
-                found = self._ruled(torch.matmul, args[0], args[1], None)
+                found = self._ruled(
+                    torch.matmul, args[0], args[1], None, back=lambda y, w: torch.matmul(y, w.mT)
+                )
             else:
                 found = None
             if found is not None:
@@ -77,21 +79,33 @@ class GammaGates(FrozenGates):
             out: Tensor = func(values, weights, None, *args[3:], **given)
             return out
 
+        if func.__name__ == "linear" and weight.ndim == 2:
+            return self._ruled(linear, x, weight, bias, back=torch.matmul)
         if bias is not None and func.__name__ in _CONVOLUTIONS:
             bias = bias.view(-1, *(1,) * (weight.ndim - 2))
-        return self._ruled(linear, x, weight, bias)
+        return self._ruled(linear, x, weight, bias, back=None)
 
-    def _ruled(self, linear: Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+    def _ruled(
+        self, linear: Linear, x: Tensor, weight: Tensor, bias: Tensor | None, back: Linear | None
+    ) -> Any:
         if not is_live(x) or is_live(weight) or is_live(bias):
             return None
         with torch.no_grad():
             out = linear(x, weight)
         noted = None if bias is None else self.constant(bias, out, out.shape)
-        return GammaLinear.apply(x, noted, weight, out, linear, self.gamma)
+        return GammaLinear.apply(x, noted, weight, out, linear, back, self.gamma)
 
 
 class GammaLinear(Function):
-    """A linear map whose backward pass follows the gamma rule."""
+    """A linear map whose backward pass follows the gamma rule.
+
+    With M the sum of ``|m_ij|`` over i, positive contributions to unit j are ``(z_j + M_j) / 2``;
+    with s the gradient that each unit hands on, what inputs get is
+
+        ``T + gamma (T + sgn(x) U) / 2``,  ``T = W^T s``,  ``U = |W|^T (s sgn(z))``:
+
+    one pass of the map forward and two backward, not one for each pair of signs.
+    """
 
     @staticmethod
     def forward(
@@ -101,37 +115,39 @@ class GammaLinear(Function):
         weight: Tensor,
         out: Tensor,
         linear: Linear,
+        back: Linear | None,
         gamma: float,
     ) -> Tensor:
         # Copies: models write into what goes in and comes out.
         ctx.save_for_backward(x.clone(), bias, weight, out)
-        ctx.linear, ctx.gamma = linear, gamma
+        ctx.linear, ctx.back, ctx.gamma = linear, back, gamma
         return out.clone() if bias is None else out + bias
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, bias, weight, out = ctx.saved_tensors
         linear, gamma = ctx.linear, ctx.gamma
+        back = ctx.back or (lambda values, weights: _back(linear, x, values, weights))
+        sizes = weight.abs()
         z = out if bias is None else out + bias
-        above, below = weight.clamp(min=0), weight.clamp(max=0)
-        positive = linear(x.clamp(min=0), above) + linear(x.clamp(max=0), below)
+        positive = (out + linear(x.abs(), sizes)) / 2
         if bias is not None:
             positive = positive + bias.clamp(min=0)
         up = z > 0
         counted = z + gamma * torch.where(up, positive, z - positive)
         scaled = gradient * torch.where(counted != 0, z / torch.where(counted != 0, counted, 1), 0)
-        to_up, to_down = scaled * up, scaled * ~up
-
-        def back(weights: Tensor, values: Tensor) -> Tensor:
-            with torch.enable_grad():
-                leaf = x.detach().requires_grad_()
-                found: Tensor = torch.autograd.grad(linear(leaf, weights), leaf, values)[0]
-            return found
-
-        parts = back(above, to_up), back(below, to_up), back(above, to_down), back(below, to_down)
-        same = torch.where(x > 0, parts[0] + parts[3], parts[1] + parts[2])
-        grad_x = sum(parts[1:], start=parts[0]) + gamma * same
+        plain = back(scaled, weight)
+        signed = back(torch.where(up, scaled, -scaled), sizes)
+        grad_x = plain + gamma / 2 * (plain + torch.where(x > 0, signed, -signed))
         grad_bias = None
         if bias is not None:
             grad_bias = scaled + gamma * scaled * ((bias > 0) == up)
-        return grad_x, grad_bias, None, None, None, None
+        return grad_x, grad_bias, None, None, None, None, None
+
+
+def _back(linear: Linear, x: Tensor, values: Tensor, weights: Tensor) -> Tensor:
+    """Take values of the outputs of a linear map back to its inputs."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        found: Tensor = torch.autograd.grad(linear(leaf, weights), leaf, values)[0]
+    return found

@@ -43,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--method",
         nargs="+",
-        help="token_gradcam, frozen_gate, shift_averaged, shift_weighted (default: these four, "
-        "where the model allows them), "
-        "shift_weighted_local, shift_averaged_local, shift_averaged_gamma, frozen_gate_gamma, "
-        "frozen_gate_noise, "
+        help="token_gradcam, frozen_gate, shift_averaged, shift_weighted_signed (default: these "
+        "four, where the model allows them), "
+        "shift_weighted, shift_weighted_local, shift_averaged_local, shift_averaged_gamma, "
+        "frozen_gate_gamma, frozen_gate_noise, "
         "gradcam, hirescam, hirescam_blocks, layercam, xgradcam, gradcam_plus_plus, eigencam, "
         "cam, gradient_rollout, "
         "attention_rollout, agcam, legrad, gradient_x_input, smoothgrad, token_removal, rise; with "

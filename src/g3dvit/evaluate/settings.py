@@ -24,6 +24,7 @@ DEFAULT_METHODS = (
     "hirescam",
     "shift_averaged",
     "shift_weighted",
+    "shift_weighted_signed",
     "gradient_rollout",
 )
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from g3dvit.methods.spreading import Spreading
+
 Source = Literal[
     "layer",
     "layers",
@@ -65,6 +67,9 @@ class Method:
         True if voxels are told against the level around their patch, not against its mean.
     by_evidence
         True if shifts of the input count by the evidence that they keep.
+    spreading
+        How maps that are averaged over shifts spread a patch over its voxels
+        (`g3dvit.methods.spreading`).
     """
 
     name: str
@@ -86,3 +91,4 @@ class Method:
     display_only: bool = False
     against_surroundings: bool = False
     by_evidence: bool = False
+    spreading: Spreading = "positive"

@@ -14,7 +14,7 @@ there are none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from g3dvit.errors import MethodError
+from g3dvit.methods.spreading import SPREADS, Spreading, per_patch
 
 Shift = tuple[int, int, int]
 
@@ -45,12 +46,34 @@ class ShiftInputs:
     evidence : (batch,)
         How much speaks for what the model chose for the volume as it is: how far that class leads
         over the next. Only `shift_weighted` needs it.
+    local : (batch, ..., i, j, k)
+        Relevance of each voxel against its surroundings, for ways that are `local`.
     """
 
     decision: Int[Tensor, " batch"]
     relevance: Float[Tensor, "batch ... gi gj gk"] = field(repr=False)
     voxels: Float[Tensor, "batch ... i j k"] = field(repr=False)
     evidence: Float[Tensor, " batch"] | None = field(default=None, repr=False)
+    local: Float[Tensor, "batch ... i j k"] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to average the maps of shifted inputs.
+
+    Parameters
+    ----------
+    weighted
+        Shifts count by the evidence that they keep (`shift_weighted`); kept ones alike otherwise.
+    spreading
+        Of a patch over its voxels, a key of `g3dvit.methods.spreading.SPREADS`.
+    local
+        Voxels against their surroundings say where in a patch.
+    """
+
+    weighted: bool = False
+    spreading: Spreading = "positive"
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,13 +159,13 @@ def shift_averaged(
     shifts: Sequence[Shift],
     axes: Sequence[int],
     *,
-    signed: bool = False,
+    spreading: Spreading = "positive",
     decision: Int[Tensor, " batch"] | None = None,
 ) -> ShiftAveraged:
     """Average frozen-gate maps over shifts of the input.
 
     For shift s, ``F_s(v) = max(R_p, 0) |R_v| / sum_{u in p} |R_u|`` for voxel v of patch p of the
-    shifted input (`spread`); signed, it is that of `spread_signed`. The map is the mean of
+    shifted input (`spread`), or that of another `spreading`. The map is the mean of
     ``F_s(v + s)`` over the kept shifts that see v. A token whose voxels all have no relevance
     spreads evenly.
 
@@ -158,8 +181,9 @@ def shift_averaged(
         the nearest voxel; nothing comes in from the other side.
     axes : (3,)
         Where i, j, k are on the axes of `x`, the batch being axis 0.
-    signed
-        True keeps evidence against the class as well.
+    spreading
+        ``"positive"`` keeps what speaks for the class, ``"signed"`` and ``"both"`` the rest as well
+        (`g3dvit.methods.spreading`).
     decision : (batch,)
         What the model chooses for the input itself, where it is known already: the input is then
         explained only where its own map is needed.
@@ -173,7 +197,7 @@ def shift_averaged(
     MethodError
         If there is no shift, or one is larger than the volume.
     """
-    (found,) = shift_maps(x, explain, shifts, axes, (False,), signed=signed, decision=decision)
+    (found,) = shift_maps(x, explain, shifts, axes, (Way(spreading=spreading),), decision=decision)
     return found
 
 
@@ -183,7 +207,7 @@ def shift_weighted(
     shifts: Sequence[Shift],
     axes: Sequence[int],
     *,
-    signed: bool = False,
+    spreading: Spreading = "positive",
     decision: Int[Tensor, " batch"] | None = None,
 ) -> ShiftAveraged:
     """Average frozen-gate maps over shifts of the input, each by the evidence that it keeps.
@@ -196,19 +220,16 @@ def shift_weighted(
 
     Parameters
     ----------
-    x, explain, shifts, axes, signed, decision
+    x, explain, shifts, axes, spreading, decision
         As for `shift_averaged`; what `explain` returns has the evidence.
-
-    Returns
-    -------
-    ShiftAveraged
 
     Raises
     ------
     MethodError
         As for `shift_averaged`.
     """
-    (found,) = shift_maps(x, explain, shifts, axes, (True,), signed=signed, decision=decision)
+    way = Way(weighted=True, spreading=spreading)
+    (found,) = shift_maps(x, explain, shifts, axes, (way,), decision=decision)
     return found
 
 
@@ -217,19 +238,18 @@ def shift_maps(
     explain: Callable[[Tensor], ShiftInputs],
     shifts: Sequence[Shift],
     axes: Sequence[int],
-    weighted: Sequence[bool],
+    ways: Sequence[Way],
     *,
-    signed: bool = False,
     decision: Int[Tensor, " batch"] | None = None,
 ) -> tuple[ShiftAveraged, ...]:
     """Average the same maps in several ways; every input is explained once.
 
     Parameters
     ----------
-    x, explain, shifts, axes, signed, decision
+    x, explain, shifts, axes, decision
         As for `shift_averaged`.
-    weighted
-        One per result: whether it is that of `shift_weighted`.
+    ways
+        One per result.
     """
     lengths = [x.shape[axis] for axis in axes]
     if not shifts or any(abs(s) >= n for one in shifts for s, n in zip(one, lengths, strict=True)):
@@ -237,40 +257,48 @@ def shift_maps(
             f"`shifts` are one or more (i, j, k) in voxels, each smaller than the volume of "
             f"{tuple(lengths)}; was given {tuple(shifts)!r}"
         )
-    spread_out = spread_signed if signed else spread
-    still = explain(x) if decision is None or any(weighted) else None
+    still = explain(x) if decision is None or any(way.weighted for way in ways) else None
     if decision is None:
         assert still is not None
         decision = still.decision
-    sums = [_Sum() for _ in weighted]
+    sums = [_Sum() for _ in ways]
     kept = torch.zeros_like(decision, dtype=torch.int64)
     for one in shifts:
         if not any(one):
             moved = still = still or explain(x)
         else:
             moved = explain(shift_volume(x, one, axes))
-        fine = spread_out(moved.relevance, moved.voxels)
         same = moved.decision == decision
         kept += same
-        for by_evidence, running in zip(weighted, sums, strict=True):
-            weight = same.to(fine.dtype)
-            if by_evidence:
-                weight = weight * evidence_kept(still, moved).to(fine.dtype)
-            running.add(fine, weight, one)
+        fine = _spread_in(moved, ways)
+        for way, running in zip(ways, sums, strict=True):
+            weight = same.to(fine[way].dtype)
+            if way.weighted:
+                weight = weight * evidence_kept(still, moved).to(weight.dtype)
+            running.add(fine[way], weight, one)
         grid = moved.relevance.shape[-3:]
     found = []
-    for by_evidence, running in zip(weighted, sums, strict=True):
+    for way, running in zip(ways, sums, strict=True):
         share = running.weight / len(shifts)
-        rest = 1 - share if by_evidence else (kept == 0).to(share.dtype)
+        rest = 1 - share if way.weighted else (kept == 0).to(share.dtype)
         if bool(rest.any()):
             still = still or explain(x)
-            fine = spread_out(still.relevance, still.voxels)
-            running.add(fine, rest * len(shifts), (0, 0, 0))
+            running.add(_spread_in(still, (way,))[way], rest * len(shifts), (0, 0, 0))
         voxels = running.mean()
-        found.append(
-            ShiftAveraged(voxels, _per_patch(voxels, grid), kept, kept == 0, share.float())
-        )
+        found.append(ShiftAveraged(voxels, per_patch(voxels, grid), kept, kept == 0, share.float()))
     return tuple(found)
+
+
+def _spread_in(inputs: ShiftInputs, ways: Sequence[Way]) -> dict[Way, Tensor]:
+    """Return patches spread over their voxels, for each way; the same is computed once."""
+    found: dict[Way, Tensor] = {}
+    for way in ways:
+        key = replace(way, weighted=False)
+        if key not in found:
+            voxels = inputs.local if way.local else inputs.voxels
+            assert voxels is not None  # local ways are asked for with them
+            found[key] = SPREADS[way.spreading](inputs.relevance, voxels)
+    return {way: found[replace(way, weighted=False)] for way in ways}
 
 
 def evidence_kept(still: ShiftInputs | None, moved: ShiftInputs) -> Float[Tensor, " batch"]:
@@ -311,37 +339,6 @@ class _Sum:
         return self._total / torch.where(self._seen > 0, self._seen, 1.0)
 
 
-def spread(
-    relevance: Float[Tensor, "batch ... gi gj gk"], voxels: Float[Tensor, "batch ... i j k"]
-) -> Float[Tensor, "batch ... i j k"]:
-    """Spread each patch's positive relevance over its voxels, in proportion to their magnitude."""
-    nothing = torch.zeros_like(relevance, dtype=torch.bool)
-    return _spread_over(relevance.clamp_min(0), voxels.abs(), nothing)
-
-
-def spread_signed(
-    relevance: Float[Tensor, "batch ... gi gj gk"], voxels: Float[Tensor, "batch ... i j k"]
-) -> Float[Tensor, "batch ... i j k"]:
-    """Spread each patch's relevance over its voxels; what speaks for the class, finely.
-
-    ``F(v) = R_p max(R_v, 0) / sum_{u in p} max(R_u, 0)`` where R_p > 0, and ``R_p`` over the
-    number of voxels elsewhere: no detail is claimed where a patch as a whole speaks against the
-    class. The voxels of a patch add up to ``R_p``, content and position.
-    """
-    return _spread_over(relevance, voxels.clamp_min(0), relevance <= 0)
-
-
-def _spread_over(relevance: Tensor, weights: Tensor, evenly: Tensor) -> Tensor:
-    """Spread patches over voxels by weights; evenly where told, or where there is no weight."""
-    grid = relevance.shape[-3:]
-    edges = [n // g for n, g in zip(weights.shape[-3:], grid, strict=True)]
-    sums = _per_patch(weights, grid)
-    flat = evenly | (sums == 0)
-    share = weights / _to_voxels(torch.where(flat, 1.0, sums), edges)
-    even = 1 / (edges[0] * edges[1] * edges[2])
-    return torch.where(_to_voxels(flat, edges), even, share) * _to_voxels(relevance, edges)
-
-
 def shift_volume(x: Tensor, shift: Shift, axes: Sequence[int]) -> Tensor:
     """Move what is in a volume; the space that it leaves takes the nearest voxel's value."""
     for axis, by in zip(axes, shift, strict=True):
@@ -357,15 +354,3 @@ def _overlap(shift: Shift, shape: Sequence[int]) -> tuple[tuple[Any, ...], tuple
     here = [slice(max(0, -s), n - max(0, s)) for s, n in zip(shift, shape, strict=True)]
     there = [slice(max(0, s), n - max(0, -s)) for s, n in zip(shift, shape, strict=True)]
     return (..., *here), (..., *there)
-
-
-def _per_patch(voxels: Tensor, grid: Sequence[int]) -> Tensor:
-    edges = [n // g for n, g in zip(voxels.shape[-3:], grid, strict=True)]
-    sizes = [n for pair in zip(grid, edges, strict=True) for n in pair]
-    return voxels.reshape(*voxels.shape[:-3], *sizes).sum((-5, -3, -1))
-
-
-def _to_voxels(patches: Tensor, edges: Sequence[int]) -> Tensor:
-    for axis, edge in zip((-3, -2, -1), edges, strict=True):
-        patches = patches.repeat_interleave(edge, dim=axis)
-    return patches

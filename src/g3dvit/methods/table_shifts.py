@@ -25,6 +25,7 @@ _GAMMA = Method(
     arguments=("shifts", "gamma"),
     defaults={"gamma": 0.5},
     display_only=True,
+    spreading="signed",
 )
 
 _POSITIVE = Method(
@@ -58,20 +59,34 @@ _LOCAL = replace(
 _BY_EVIDENCE = (
     "R_p = sum_{v in p} sum_s (w_s F_s(v + s) + (1 - w_s) F_0(v)) / S, "
     "w_s = clip(m_s / m, 0, 1)^2, m the lead of the decision over the next class, m_s that at "
-    "shift s, F_s as in "
+    "shift s, "
+)
+
+_WEIGHTED = replace(
+    _POSITIVE,
+    name="shift_weighted",
+    title="weighted shift-averaged relevance",
+    function=shift_weighted,
+    equation=_BY_EVIDENCE + "F_s as in shift_averaged",
+    paper="G3D-ViT, docs/methods.md; averaged over shifts as in DAVE 2026",
+    cost="9 (F + B)",
+    by_evidence=True,
 )
 
 SHIFT_ROWS: tuple[Method, ...] = (
     _POSITIVE,
+    _WEIGHTED,
     replace(
-        _POSITIVE,
-        name="shift_weighted",
-        title="weighted shift-averaged relevance",
-        function=shift_weighted,
-        equation=_BY_EVIDENCE + "shift_averaged",
-        paper="G3D-ViT, docs/methods.md; averaged over shifts as in DAVE 2026",
-        cost="9 (F + B)",
-        by_evidence=True,
+        _WEIGHTED,
+        name="shift_weighted_signed",
+        title="signed shift-averaged relevance",
+        equation=_BY_EVIDENCE + "F_s(v) = c R_q max(g R_v, 0) / sum_{u in q} max(g R_u, 0) for v "
+        "in q, g the sign of R_q, c = 1 if R_q > 0 else 1/2, R_v = s_v (x_v - r_q) where the model "
+        "normalises patches: s_v the slope at the voxel (gates frozen), r_q the median level "
+        "around patch q",
+        signed=True,
+        against_surroundings=True,
+        spreading="both",
     ),
     _GAMMA,
     _LOCAL,
@@ -80,7 +95,7 @@ SHIFT_ROWS: tuple[Method, ...] = (
         name="shift_weighted_local",
         title="weighted shift-averaged relevance against the surroundings",
         function=shift_weighted,
-        equation=_BY_EVIDENCE + "shift_averaged_local",
+        equation=_BY_EVIDENCE + "F_s as in shift_averaged_local",
         cost="about 45 (F + B)",
         by_evidence=True,
     ),

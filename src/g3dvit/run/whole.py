@@ -45,7 +45,7 @@ from g3dvit.run.targets import TargetPlan, plan_targets
 from g3dvit.run_result import Display, MapSet, RunResult
 
 #: Shift-averaged ones, which share their passes, for class means only.
-DEFAULT_METHODS = ("token_gradcam", "frozen_gate", "shift_averaged", "shift_weighted")
+DEFAULT_METHODS = ("token_gradcam", "frozen_gate", "shift_averaged", "shift_weighted_signed")
 
 
 def explain_run(
