@@ -515,6 +515,11 @@ def test_an_evaluation_is_read_beside_agreement(tmp_path: Path) -> None:
     assert list(apart["evaluated"]) == ["the compared map", "content and position together"]
     assert apart["reading"][0] == numbers.frame["reading"][0]
     assert "content and position together are faithful" in apart["reading"][1]
+    # Where an evaluation has the content, its numbers are those of the compared map.
+    with (folder / "evaluation.tsv").open("a") as table:
+        table.write("frozen_gate_content\t2\t.6\t-.1\n")
+    own = tables_of([pair[0], replace(pair[1], relevance=content)], evaluation=folder)[0].frame
+    assert list(own["evaluated"]) == 2 * ["the compared map"] and own["relative_srg"][1] == 0.6
     about["model_sha256"] = "b" * 64
     (folder / "evaluation.json").write_text(json.dumps(about))
     assert evaluation_beside(tmp_path / "maps", pair) is None

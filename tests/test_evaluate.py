@@ -17,7 +17,7 @@ from evaluated_model import N_PATCHES, save_model, save_run
 from g3dvit.capture import KeptTokens, guest
 from g3dvit.checks import Check
 from g3dvit.cli import main
-from g3dvit.errors import DescriptionError, InputError
+from g3dvit.errors import DescriptionError, InputError, MethodError
 from g3dvit.evaluate import measure_curves as mc
 from g3dvit.evaluate import measure_sanity as sanity
 from g3dvit.evaluate.evaluation import evaluate_run
@@ -144,6 +144,19 @@ def test_every_number_of_a_volume_equals_a_slow_computation(tmp_path, files, cla
             assert found[name]["deletion"] == pytest.approx(np.mean(deletion), abs=1e-5)
             assert found[name]["insertion"] == pytest.approx(np.mean(insertion), abs=1e-5)
         np.testing.assert_allclose(found[mc.ORACLE]["drops"], drops, atol=2e-5)
+
+
+def test_the_content_of_frozen_gates_is_measured_as_a_map_of_its_own(prepared) -> None:
+    explainer, x = prepared.model.explainer, prepared.x[:2]
+    names = ["frozen_gate_content", "hirescam", "frozen_gate"]
+    found = explain_volumes(explainer, x, names)
+    alone = explainer.explain(x, "frozen_gate", score="log_odds")
+    assert list(found.patches) == names and len(found.verdicts["frozen_gate_content"]) == 2
+    for name, part in (("frozen_gate_content", alone.content), ("frozen_gate", alone.relevance)):
+        np.testing.assert_allclose(found.patches[name], part.flatten(1).numpy(), rtol=1e-5)
+    assert np.abs(found.patches["frozen_gate"] - found.patches["frozen_gate_content"]).max() > 1e-3
+    with pytest.raises(MethodError, match="frozen_gate_contents"):
+        explain_volumes(explainer, x, ["frozen_gate_contents"])
 
 
 def test_decisions_by_region_equal_dropping_by_hand(prepared) -> None:

@@ -76,7 +76,7 @@ def test_class_means_explain_each_groups_own_class(tmp_path) -> None:
         assert mean.patch.metadata["options"] == {"shifts": 8}
         assert "kept shifts" in {check.name for check in mean.checks}
     told = display_sentence(*result.maps)
-    assert told.startswith("Weighted shift-averaged relevance and shift-averaged relevance are for")
+    assert told.startswith("Signed shift-averaged relevance and shift-averaged relevance are for")
     assert contrasts_of(result, maps) == ()  # own-class means are not subtracted
     assert len(contrasts_of(result, maps_of(result, "frozen_gate"))) == 1
 

@@ -28,7 +28,7 @@ COLUMNS = {
     "relative_srg": "From g3dvit evaluate: SRG from random order (0) to removal oracle (1)",
     "relative_srg_low": "Lower end of its 95 % interval; above 0 counts as faithful here",
     "evaluated": "What these three are of: the compared map, or content and position of frozen "
-    "gates together, where the content alone is compared",
+    "gates together, where the content alone is compared and was not evaluated",
     "reading": "Both in words; agrees: Spearman above 0 with p below .05, uncorrected",
 }
 _NUMBERS = ("srg", "relative_srg", "relative_srg_low")
@@ -117,11 +117,14 @@ def with_faithfulness(
 ) -> None:
     """Add `COLUMNS` to a table with one row per comparison, in place."""
     nothing = dict.fromkeys(_NUMBERS, float("nan"))
-    methods = [method_of(one) for one in comparisons]
+    methods = [_measured_as(one, found) for one in comparisons]
     rows = [found.by_method.get(method, nothing) for method in methods]
     for name in _NUMBERS:
         frame[name] = [row[name] for row in rows]
-    apart = [one.relevance.metadata.get("companion") == "content" for one in comparisons]
+    apart = [
+        _is_content(one) and method == method_of(one)
+        for one, method in zip(comparisons, methods, strict=True)
+    ]
     frame["evaluated"] = [
         "n/a" if method not in found.by_method else _TOGETHER if content else _SAME
         for method, content in zip(methods, apart, strict=True)
@@ -182,6 +185,18 @@ def disagreement(frame: pd.DataFrame, methods: Sequence[str]) -> str:
 def method_of(one: Comparison) -> str:
     """Return the method of a map, as an evaluation names it."""
     return str(one.relevance.metadata.get("method", ""))
+
+
+def _is_content(one: Comparison) -> bool:
+    """Tell whether the compared map is the content of frozen gates alone."""
+    return bool(one.relevance.metadata.get("companion") == "content")
+
+
+def _measured_as(one: Comparison, found: Faithfulness) -> str:
+    """Return the row of an evaluation that is of a map: of its content, where that was measured."""
+    method = method_of(one)
+    content = f"{method}_content"
+    return content if _is_content(one) and content in found.by_method else method
 
 
 def _model_hash(one: Comparison) -> str:

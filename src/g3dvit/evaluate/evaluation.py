@@ -17,7 +17,7 @@ from torch import nn
 from g3dvit import __version__
 from g3dvit.errors import G3DWarning, InputError, LayerError, MethodError
 from g3dvit.evaluate.baselines import read_baseline
-from g3dvit.evaluate.explained import explain_volumes
+from g3dvit.evaluate.explained import PARTS, explain_volumes, method_behind
 from g3dvit.evaluate.job import Job
 from g3dvit.evaluate.measure_context import PICTURES
 from g3dvit.evaluate.measure_curves import BASELINES, ORACLE
@@ -185,7 +185,7 @@ def evaluate_run(
 
 
 def _check_names(given: Mapping[str, Path]) -> None:
-    taken = [name for name in given if name in (*METHODS, *BASELINES, ORACLE, *PICTURES)]
+    taken = [name for name in given if name in (*METHODS, *PARTS, *BASELINES, ORACLE, *PICTURES)]
     if taken:
         raise InputError(f"a map cannot be called {taken[0]!r}, which the table has already")
 
@@ -201,9 +201,9 @@ def _usable(
         If one that was asked for does not work, or none does.
     """
     if methods is not None:
-        names = list(dict.fromkeys(find_method(name).name for name in methods))
+        names = list(dict.fromkeys(n if n in PARTS else find_method(n).name for n in methods))
         for name in names:
-            if "references" in METHODS[name].arguments:
+            if "references" in method_behind(name).arguments:
                 raise MethodError(
                     f"{name} compares with reference volumes, which cannot be given here; choose "
                     "another method"
@@ -212,8 +212,6 @@ def _usable(
         return names, {}
     usable, refused = [], {}
     for name in DEFAULT_METHODS:
-        if name not in METHODS:
-            continue
         try:
             _try(prepared, [name], goal)
             usable.append(name)

@@ -11,8 +11,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from g3dvit.checks import worst
-from g3dvit.explain import Explainer
+from g3dvit.explain import Explainer, Explanation
+from g3dvit.methods import Method, find_method
 from g3dvit.targets import Chosen
+
+#: Parts of a method's maps that are measured like maps of their own: name to method and part. The
+#: content of frozen gates is what figures, pages and region tables show.
+PARTS = {"frozen_gate_content": ("frozen_gate", "content")}
+
+
+def method_behind(name: str) -> Method:
+    """Return the method that makes a map of the table, with or without its name of a part.
+
+    Raises
+    ------
+    MethodError
+        If there is none.
+
+    Examples
+    --------
+    >>> method_behind("frozen_gate_content").name
+    'frozen_gate'
+    """
+    return find_method(PARTS.get(name, (name, ""))[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +81,7 @@ def explain_volumes(
     x : (volumes, *input_shape)
         The volumes.
     methods
-        Names.
+        Names of methods, or of `PARTS` of their maps.
     target, labels
         As in `Explainer.explain`.
     chosen
@@ -75,24 +96,32 @@ def explain_volumes(
         target, labels = (next(iter(contrasts)), None) if contrasts else ("label", list(chosen))
     found = explainer.explain(
         x,
-        list(methods),
+        list(dict.fromkeys(method_behind(name).name for name in methods)),
         target=target,
         labels=labels,
         score=score,
         target_layer=target_layer,
     )
     first = next(iter(found.values()))
+    of_name = {name: found[method_behind(name).name] for name in methods}
     return Explained(
         logits=np.asarray(first.logits.double().numpy()),
         chosen=first.target,
         patches={
-            name: np.asarray(one.relevance.flatten(1).double().numpy())
-            for name, one in found.items()
+            name: np.asarray(_patches(name, one).flatten(1).double().numpy())
+            for name, one in of_name.items()
         },
         voxels={
             name: np.asarray(one.voxel_relevance.double().numpy())
-            for name, one in found.items()
+            for name, one in of_name.items()
             if one.voxel_relevance is not None
         },
-        verdicts={name: tuple(worst(row) for row in one.checks) for name, one in found.items()},
+        verdicts={name: tuple(worst(row) for row in one.checks) for name, one in of_name.items()},
     )
+
+
+def _patches(name: str, found: Explanation) -> Tensor:
+    """Return the map that a name stands for, one number per patch."""
+    part = PARTS.get(name, ("", "relevance"))[1]
+    values: Tensor = getattr(found, part)
+    return values

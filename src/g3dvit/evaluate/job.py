@@ -18,7 +18,7 @@ from torch import nn
 from g3dvit.capture import KeptTokens, guest
 from g3dvit.errors import MethodError
 from g3dvit.evaluate import job_sanity
-from g3dvit.evaluate.explained import explain_volumes
+from g3dvit.evaluate.explained import explain_volumes, method_behind
 from g3dvit.evaluate.interventions import decisions
 from g3dvit.evaluate.measure_choices import measure_choices, specifications
 from g3dvit.evaluate.measure_curves import Question, ask, gains_of, measure_volume, opponents
@@ -31,7 +31,6 @@ from g3dvit.evaluate.prepared import Candidate, Prepared
 from g3dvit.evaluate.settings import EvaluationSettings
 from g3dvit.evaluate.units import unit_means
 from g3dvit.evaluate.work import CHOICE_VOLUMES, PER_CHOICE, Work, passes_of
-from g3dvit.methods import METHODS
 from g3dvit.run.targets import target_words
 
 Progress = Callable[[int, int, str], None]
@@ -93,7 +92,7 @@ class Job:
         self._specs = specifications(geometry, self.methods, list(self._words))
         self.work = Work(
             settings,
-            {name: passes_of(METHODS[name], geometry.num_patches) for name in self.methods},
+            {name: passes_of(method_behind(name), geometry.num_patches) for name in self.methods},
             len(prepared.inside),
             len(self.measured.selection),
             len(self.measured.report),

@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 
 from g3dvit.errors import LayerError, MethodError
 from g3dvit.evaluate.agreement import spearman
-from g3dvit.evaluate.explained import explain_volumes
+from g3dvit.evaluate.explained import explain_volumes, method_behind
 from g3dvit.evaluate.measure_curves import Question, gains_of
 from g3dvit.evaluate.prepared import Prepared
 from g3dvit.evaluate.settings import EvaluationSettings
 from g3dvit.evaluate.work import MANY_PASSES, passes_of
 from g3dvit.geometry import Geometry
-from g3dvit.methods import METHODS
 from g3dvit.targets import SCORES, Chosen
 
 MOST_LAYERS = 6
@@ -68,9 +67,9 @@ def specifications(
     """Return every combination, the slower methods with default choices only."""
     found = []
     for method in methods:
-        layered = "target_layer" in METHODS[method].arguments
+        layered = "target_layer" in method_behind(method).arguments
         layers = layers_of(geometry) if layered else ("",)
-        slow = passes_of(METHODS[method], geometry.num_patches) >= MANY_PASSES
+        slow = passes_of(method_behind(method), geometry.num_patches) >= MANY_PASSES
         scores = ("log_odds",) if slow else SCORES
         for layer in layers:
             for score in scores:

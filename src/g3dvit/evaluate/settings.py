@@ -21,6 +21,7 @@ OPTIONAL = tuple(name for name in STEPS if name != "curves")
 DEFAULT_METHODS = (
     "token_gradcam",
     "frozen_gate",
+    "frozen_gate_content",
     "hirescam",
     "shift_averaged",
     "shift_weighted",
