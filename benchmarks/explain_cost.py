@@ -7,11 +7,14 @@ Measures, on the reference ViT (90 x 90 x 90 volumes, patch 9, width 1024, depth
 - token Grad-CAM for both classes (at most 1.5),
 - frozen-gate relevance of the predicted class (at most 2.5),
 
-each right after a bare forward pass under ``no_grad`` of the same batch, so that both meet the
-same load of the machine; printed is the median of the ratios of such pairs. Why: a neuroscientist
-explains hundreds of volumes per run, and a method that costs several forwards is not used.
+and with ``--fine``, on a ViT of width 512 and depth 6, of the maps that are finer than a patch
+(nothing is asked of these), each between two bare forward passes under ``no_grad`` of the same
+batch, so that all meet the same load of the machine; printed is the median of the ratios of such
+groups. Why: a neuroscientist explains hundreds of volumes per run, and a method that costs several
+forwards is not used.
 
     python benchmarks/explain_cost.py --threads 2 --batch 2 --pairs 9
+    python benchmarks/explain_cost.py --fine --batch 1 --pairs 3
 """
 
 from __future__ import annotations
@@ -27,12 +30,12 @@ from vit_pytorch.vit_3d import ViT
 from g3dvit.explain import Explainer
 
 
-def reference_vit() -> ViT:
-    """Return the reference model with random weights."""
+def reference_vit(dim: int = 1024) -> ViT:
+    """Return the reference model with random weights, or a narrower one."""
     torch.manual_seed(0)
     return ViT(
         image_size=90, image_patch_size=9, frames=90, frame_patch_size=9, channels=1,
-        num_classes=2, dim=1024, depth=6, heads=8, mlp_dim=2048,
+        num_classes=2, dim=dim, depth=6, heads=8, mlp_dim=2 * dim,
     ).eval()  # fmt: skip
 
 
@@ -49,9 +52,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--fine", action="store_true", help="maps that are finer than a patch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = reference_vit()
+    model = reference_vit(512 if arguments.fine else 1024)
     explainer = Explainer(model, input_shape=(1, 90, 90, 90))
     x = torch.randn(arguments.batch, 1, 90, 90, 90)
 
@@ -64,6 +68,17 @@ def main() -> None:
         "both classes": (1.5, lambda: explainer.explain(x, target="all")),
         "frozen gates, predicted class": (2.5, lambda: explainer.explain(x, "frozen_gate")),
     }
+    if arguments.fine:
+        asked = float("nan")
+        together = ["shift_averaged", "shift_weighted", "shift_weighted_signed"]
+        works = {
+            "frozen gates": (asked, lambda: explainer.explain(x, "frozen_gate")),
+            "gamma rule": (asked, lambda: explainer.explain(x, "frozen_gate_gamma")),
+            "shift_averaged": (asked, lambda: explainer.explain(x, "shift_averaged")),
+            "shift_weighted_signed": (asked, lambda: explainer.explain(x, "shift_weighted_signed")),
+            "all three without gamma": (asked, lambda: explainer.explain(x, together)),
+            "shift_weighted_local": (asked, lambda: explainer.explain(x, "shift_weighted_local")),
+        }
     ratios: dict[str, list[float]] = {name: [] for name in works}
     bare: list[float] = []
     forward()

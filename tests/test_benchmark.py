@@ -347,7 +347,7 @@ def test_a_case_is_run_once_and_every_row_has_numbers(tmp_path: Path) -> None:
     settings = RunSettings(MapSettings(model=ModelSettings(8, samples=2), n_slow=3), n_test=6)
     talk: list[str] = []
     first = run_case(case, 0, settings, folder=tmp_path, cache=tmp_path, talk=talk.append)
-    assert len(talk) == TINY.epochs + 1  # five parts, measured at once
+    assert len(talk) == TINY.epochs + 1  # six parts, measured at once
     assert set(first.values) == set(ROWS)
     for row in ROWS:
         asked = 3 if row in SLOW_ROWS else 6
@@ -360,7 +360,7 @@ def test_a_case_is_run_once_and_every_row_has_numbers(tmp_path: Path) -> None:
         np.testing.assert_array_equal(first.values[row]["auc"], again.values[row]["auc"])
     other = replace(settings, n_test=5)
     run_case(case, 0, other, folder=tmp_path, cache=tmp_path)
-    assert len(list((tmp_path / "parts").iterdir())) == 10
+    assert len(list((tmp_path / "parts").iterdir())) == 12
 
 
 def test_rows_that_joined_later_are_measured_like_the_others(tmp_path: Path) -> None:

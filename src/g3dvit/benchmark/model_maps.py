@@ -28,7 +28,8 @@ from g3dvit.phantoms import PhantomVolumes
 #: Rows that are averages of the same passes over shifts.
 _PLAIN = ("shift_averaged", "shift_weighted", "shift_weighted_signed")
 _BY_GAMMA = ("shift_averaged_gamma", "shift_averaged_local", "shift_weighted_local")
-_FAMILIES = (_PLAIN, _BY_GAMMA)
+_LITTLE_GAMMA = "shift_weighted_signed_gamma"
+_FAMILY = {row: rows for rows in (_PLAIN, _BY_GAMMA, (_LITTLE_GAMMA,)) for row in rows}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +124,7 @@ class ModelMaps:
 
     def make(self, row: str, count: int) -> Made:
         """Return the maps of one row for the first volumes."""
-        if row in (*_PLAIN, *_BY_GAMMA):
+        if row in _FAMILY:
             return self._averaged(row, count)
         special: dict[str, Callable[[int], Made]] = {
             "shift_averaged_signed": self._averaged_signed,
@@ -221,9 +222,10 @@ class ModelMaps:
 
     def _averaged(self, row: str, count: int) -> Made:
         """Return maps of a method that averages over shifts; all that share passes are made."""
-        family = next(some for some in _FAMILIES if row in some)
-        asked = [name for name in family if name in self.rows] or [row]
-        gamma = self.settings.gamma if family is _BY_GAMMA else None
+        family = _FAMILY[row]
+        rows = [name for name in family if name in self.rows] or [row]
+        asked = [_method_of(name) for name in rows]
+        gamma = {_LITTLE_GAMMA: 0.1, _BY_GAMMA[0]: self.settings.gamma}.get(family[0])
 
         def explain() -> Mapping[str, Explanation]:
             return self.explainer.explain(
@@ -238,8 +240,8 @@ class ModelMaps:
             )
 
         found: Mapping[str, Explanation] = self._shared.get((family, count), explain)
-        of_row = found[row]
-        share = "moved share" if METHODS[row].by_evidence else "kept shifts"
+        of_row = found[_method_of(row)]
+        share = "moved share" if METHODS[_method_of(row)].by_evidence else "kept shifts"
         kept = [c.value for checks in of_row.checks for c in checks if c.name == share]
         return self.of_voxels(_voxels(of_row), self.settings.shifts * float(np.mean(kept)))
 
@@ -253,6 +255,11 @@ class ModelMaps:
             for one, label in zip(tokens, self.drawn.labels[:count], strict=True)
         ]
         return self.of_patches(torch.from_numpy(np.stack(scores)).reshape(-1, *geometry.grid_shape))
+
+
+def _method_of(row: str) -> str:
+    """Return the method of a shift-averaged row."""
+    return "shift_weighted_signed" if row == _LITTLE_GAMMA else row
 
 
 def upsample(tokens: Tensor, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -125,7 +125,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gamma",
         type=float,
         help="of frozen_gate_gamma (default 0.25), shift_averaged_gamma, shift_averaged_local and "
-        "shift_weighted_local (0.5)",
+        "shift_weighted_local (0.5), shift_weighted_signed (0: none; 0.1 finds the inside of large "
+        "places better)",
     )
     how.add_argument(
         "--seed", type=seed, default=0, help="of methods that draw at random (default 0)"

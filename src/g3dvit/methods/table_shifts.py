@@ -85,6 +85,8 @@ SHIFT_ROWS: tuple[Method, ...] = (
         "normalises patches: s_v the slope at the voxel (gates frozen), r_q the median level "
         "around patch q",
         signed=True,
+        arguments=("shifts", "gamma"),
+        defaults={"gamma": 0.0},
         against_surroundings=True,
         spreading="both",
     ),
