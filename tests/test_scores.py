@@ -7,6 +7,7 @@ import torch
 
 from g3dvit.errors import TargetError
 from g3dvit.explain import Explainer
+from g3dvit.patterns import pattern
 from g3dvit.targets import score_batch
 from gallery import SHAPE, TinyViT, seeded
 from test_methods import drifted
@@ -17,6 +18,26 @@ X = torch.randn(3, 1, *SHAPE, generator=torch.Generator().manual_seed(2))
 @pytest.fixture(scope="module")
 def explainer():
     return Explainer(drifted(seeded(TinyViT)()), (1, *SHAPE))
+
+
+def test_classes_of_one_value_behind_a_sigmoid_are_refused():
+    """Its sign says nothing: without this every volume would be called the second class."""
+    bounded = Explainer(seeded(lambda: TinyViT(outputs=1, wrap=torch.sigmoid))(), (1, *SHAPE))
+    x = torch.randn(2, 1, *SHAPE)
+    assert bounded.geometry.one_sigmoid
+    for asked in ({}, {"target": 1}, {"method": "frozen_gate"}, {"score": "probability"}):
+        with pytest.raises(TargetError, match="return the value before the sigmoid"):
+            bounded.explain(x, **asked)
+    with pytest.raises(TargetError, match="before the sigmoid"):
+        pattern(bounded, torch.randn(8, 1, *SHAPE), target=1)
+    found = bounded.explain(x, "frozen_gate", score=lambda y: y[:, 0])
+    assert found.relevance.abs().max() > 0
+    for fine in (
+        TinyViT(outputs=1),
+        TinyViT(wrap=torch.sigmoid),
+        TinyViT(outputs=1, wrap=torch.tanh),
+    ):
+        assert not Explainer(fine.eval(), (1, *SHAPE)).geometry.one_sigmoid
 
 
 @pytest.mark.parametrize("target", [0, 2, (2, 1)])

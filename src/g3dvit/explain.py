@@ -42,6 +42,7 @@ from g3dvit.geometry import Geometry
 from g3dvit.seen import patches_in
 from g3dvit.targets import (
     ScoreFunction,
+    refuse_one_sigmoid,
     refuse_target_of_function,
     resolve_score,
     split_targets,
@@ -237,6 +238,7 @@ class Explainer:
         names = resolve_methods(method)
         refuse_turned_tokens(names, self.geometry)
         scored = resolve_score(score, names)
+        refuse_one_sigmoid(scored, self.geometry.one_sigmoid)
         targets, several_targets = split_targets(target, self.geometry.num_outputs)
         refuse_target_of_function(scored, target)
         weightings, several_weightings = resolve_weightings(weighting, names)

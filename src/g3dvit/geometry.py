@@ -102,6 +102,8 @@ class Geometry(ShowsItself):
     turned_layers
         Normalisation layers that see the patches in another order than `token_order` says; they
         are not among `layers`.
+    one_sigmoid
+        The model returns one value, and that has gone through a sigmoid.
     """
 
     input_shape: tuple[int, ...]
@@ -119,6 +121,7 @@ class Geometry(ShowsItself):
     notes: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
     turned_layers: tuple[str, ...] = ()
+    one_sigmoid: bool = False
 
     @property
     def num_patches(self) -> int:

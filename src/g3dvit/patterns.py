@@ -30,6 +30,7 @@ from g3dvit.targets import (
     Chosen,
     ScoreFunction,
     choose,
+    refuse_one_sigmoid,
     refuse_target_of_function,
     resolve_score,
     score_batch,
@@ -158,6 +159,7 @@ def pattern(
     """
     geometry = explainer.geometry
     scored = resolve_score(score, ())
+    refuse_one_sigmoid(scored, geometry.one_sigmoid)
     default = "predicted" if not isinstance(scored, str) else 1
     wanted = default if target is None else target
     refuse_target_of_function(scored, wanted)

@@ -117,6 +117,7 @@ def probe_geometry(
         notes=(*cautions, *_notes(passes, tokens, default, len(layers), len(steering))),
         cautions=tuple(cautions),
         turned_layers=tuple(n.name for n in passes[0].norms if n.stage.index in turned),
+        one_sigmoid=first.num_outputs == 1 and first.ending == "sigmoid",
     )
 
 

@@ -115,6 +115,30 @@ def refuse_target_of_function(score: Score, target: Any) -> None:
         )
 
 
+def refuse_one_sigmoid(score: Score, one_sigmoid: bool) -> None:  # noqa: FBT001 - of a geometry
+    """Refuse named scores of a model whose one value has gone through a sigmoid.
+
+    Parameters
+    ----------
+    score
+        From `resolve_score`.
+    one_sigmoid
+        As `Geometry.one_sigmoid`.
+
+    Raises
+    ------
+    TargetError
+        If the classes of such a model are asked for.
+    """
+    if one_sigmoid and isinstance(score, str):
+        raise TargetError(
+            "the model's one value goes through a sigmoid at its end. With one value the class is "
+            "decided at 0, and a sigmoid is never below: every volume would be called the second "
+            "class. Let the model return the value before the sigmoid (the logit), or explain a "
+            "function of the outputs, score=lambda y: y[:, 0]"
+        )
+
+
 def split_targets(target: Any, num_outputs: int) -> tuple[tuple[Any, ...], bool]:
     """Return the single targets of a request, and whether several were asked for.
 

@@ -10,7 +10,7 @@ from g3dvit.explain_request import resolve_options
 from g3dvit.explanation import Options
 from g3dvit.geometry import Geometry
 from g3dvit.methods import METHODS
-from g3dvit.targets import resolve_score
+from g3dvit.targets import refuse_one_sigmoid, resolve_score
 
 
 def explain_options(
@@ -39,6 +39,7 @@ def explain_options(
     asked = {**options, "shifts": default} if given["shifts"] in (0, default) else options
     resolve_options(asked, methods, geometry.input_shape)
     options["score"] = resolve_score(options["score"], methods)
+    refuse_one_sigmoid(options["score"], geometry.one_sigmoid)
     weighting = options["weighting"]
     if isinstance(weighting, str) and weighting != "all" and "token_gradcam" in methods:
         options["weighting"] = [weighting]  # so that results have that axis
