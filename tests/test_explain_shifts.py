@@ -222,6 +222,13 @@ def test_weighted_by_evidence_the_map_of_a_texture_stays_where_it_lies():
     assert _near_the_centre(found["shift_weighted_signed"], recipe) > 0.9
     told = [c.value for row in found["shift_weighted"].checks for c in row if "moved" in c.name]
     assert 0 < np.median(told) < 0.5
+    # Maps with evidence against the class tell that moved volumes speak against the decision.
+    plain = [c.value for row in found["shift_averaged"].checks for c in row if "evidence" in c.name]
+    for name in ("shift_weighted_signed", "shift_weighted_local"):
+        opposed = [c for row in found[name].checks for c in row if c.name == "moved decision"]
+        np.testing.assert_allclose([c.value for c in opposed], plain, atol=1e-6)
+        assert [c.verdict == "warn" for c in opposed] == [value < 0 for value in plain]
+        assert np.mean([c.verdict == "warn" for c in opposed]) > 0.25
 
 
 def _near_the_centre(found, recipe):

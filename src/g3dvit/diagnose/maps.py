@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from g3dvit.checks import Check, judge, number
+from g3dvit.checks import Check, Verdict, judge, number
 
 
 def not_finite(relevance: Float[Tensor, "batch patches"]) -> Float[Tensor, " batch"]:
@@ -256,6 +256,24 @@ def check_kept(kept: int, count: int) -> Check:
             "averaged: this is the map of the volume as it is",
         ),
     )
+
+
+def check_moved_decision(value: float) -> Check:
+    """Tell of maps with evidence against the class where `evidence_left` is below 0.
+
+    It never fails a map: of a model that takes one class unless it finds another, the maps of the
+    volumes that tell are sound, and it is those of the OTHER class that show other places.
+    """
+    against = value < 0
+    sentence = (
+        "Moved by parts of a patch, this volume speaks against what the model decided: the model "
+        "reads a pattern that has to lie exactly where it lies. Maps of the other class can show "
+        "other places: believe frozen-gate relevance"
+        if against
+        else "Moved by parts of a patch, this volume still speaks for what the model decided"
+    )
+    verdict: Verdict = "warn" if against else "pass"
+    return Check("moved decision", value, 0.0, None, verdict, f"{sentence}.")
 
 
 def check_moved_share(value: float) -> Check:
