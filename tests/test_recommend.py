@@ -133,20 +133,6 @@ def test_half_of_the_volumes_must_keep_their_evidence_at_shifts(maps, n_pass, re
     assert (told in " ".join(advice.sentences)) == (n_pass == 2)
 
 
-@pytest.mark.parametrize(("n_warned", "recommended"), [(2, "frozen gate"), (1, "signed")])
-def test_a_signed_fine_map_is_the_last_choice_where_moved_volumes_speak_against(
-    maps, n_warned, recommended
-):
-    """A texture: maps of the class that a model takes by default then show other places."""
-    verdicts = ["warn"] * n_warned + ["pass"] * (4 - n_warned)
-    rows = tuple((check("moved decision", verdict),) for verdict in verdicts)
-    signed = replace(maps("shift_weighted_signed"), checks=rows)
-    advice = recommend([signed, maps("frozen_gate", GOOD)])
-    assert recommended in advice.label
-    told = "did not pass moved decision for 2 of 4 volumes"
-    assert (told in " ".join(advice.sentences)) == (n_warned == 2)
-
-
 def test_warnings_do_not_disqualify_but_are_told(maps):
     advice = recommend([maps("token_gradcam", check("centring", "warn"))])
     assert advice.label == "token gradcam"

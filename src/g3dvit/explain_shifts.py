@@ -99,10 +99,11 @@ def _explain(batch: Context, names: Sequence[str], gamma: float) -> None:
         own: list[tuple[Check, ...]]
         if METHODS[name].by_evidence:
             own = [(diagnose.check_moved_share(v),) for v in averaged.moved_share.tolist()]
-            if METHODS[name].signed and len(left):
+            if METHODS[name].signed:
+                assert averaged.agreement is not None  # of weighted ways
                 own = [
-                    (*checks, diagnose.check_moved_decision(share))
-                    for checks, share in zip(own, left.tolist(), strict=True)
+                    (*checks, diagnose.check_against_unmoved(value))
+                    for checks, value in zip(own, averaged.agreement.tolist(), strict=True)
                 ]
         else:
             own = _checks_of_kept(averaged, left, len(shifts))

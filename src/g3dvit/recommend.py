@@ -4,8 +4,7 @@ Only maps without a failed check are recommended, and those of which a quarter o
 of the volumes of one class, failed one only where there is no other. Among them the finest comes
 first that has found planted answers best (``docs/benchmark.md``); what else a reader of it should
 know about this model is said in a second sentence. Of the evidence that moved volumes keep, half
-of the volumes must pass; a fine map with evidence against the class is passed over where half of
-them (or of one class), once moved, speaks against the decision.
+of the volumes must pass.
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ PREFERENCE = (
 )
 _LAST = ("token_gradcam",)
 _STEADY = "evidence at shifts"
-_OPPOSED = "moved decision"  # of maps with evidence against the class
 _FEWEST = 4  # volumes of a class of which a quarter can be told
 _WHY = {
     **{
@@ -113,8 +111,7 @@ def _doubts(maps: MapSet) -> dict[str, str]:
 
     Too many is a quarter of the volumes, or of those of one class, that failed: where a model takes
     one class unless it finds another, only volumes of the others show what is wrong. Of the
-    evidence that moved volumes keep, half of all must pass; of fine maps with evidence against the
-    class fewer than half, of all or of one class, may speak against the decision when moved.
+    evidence that moved volumes keep, half of all must pass.
     """
     found: dict[str, str] = {}
     groups = [("", maps.summary)] + [
@@ -131,8 +128,6 @@ def _doubts(maps: MapSet) -> dict[str, str]:
                 told = f"failed {c.name} for {c.n_fail} of {n} volumes{name}"
             elif c.name == _STEADY and not name and 2 * c.n_pass <= n:
                 told = f"did not pass {c.name} for {n - c.n_pass} of {n} volumes"
-            elif c.name == _OPPOSED and c.n_warn and 2 * c.n_warn >= n:
-                told = f"did not pass {c.name} for {c.n_warn} of {n} volumes{name}"
             else:
                 continue
             found.setdefault(c.name, told)

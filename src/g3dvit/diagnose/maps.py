@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from g3dvit.checks import Check, Verdict, judge, number
+from g3dvit.checks import Check, judge, number
 
 
 def not_finite(relevance: Float[Tensor, "batch patches"]) -> Float[Tensor, " batch"]:
@@ -258,22 +258,20 @@ def check_kept(kept: int, count: int) -> Check:
     )
 
 
-def check_moved_decision(value: float) -> Check:
-    """Tell of maps with evidence against the class where `evidence_left` is below 0.
-
-    It never fails a map: of a model that takes one class unless it finds another, the maps of the
-    volumes that tell are sound, and it is those of the OTHER class that show other places.
-    """
-    against = value < 0
-    sentence = (
-        "Moved by parts of a patch, this volume speaks against what the model decided: the model "
-        "reads a pattern that has to lie exactly where it lies. Maps of the other class can show "
-        "other places: believe frozen-gate relevance"
-        if against
-        else "Moved by parts of a patch, this volume still speaks for what the model decided"
+def check_against_unmoved(value: float) -> Check:
+    """Judge the correlation over patches of a fine map with that of the volume as it is."""
+    return judge(
+        "moved and unmoved",
+        value,
+        0.3,
+        0.0,
+        (
+            "This map agrees, patch by patch, with that of the volume as it is",
+            "This map agrees little, patch by patch, with that of the volume as it is",
+            "This map contradicts that of the volume as it is: what the volume shows when moved by "
+            "parts of a patch outweighs what it shows where it lies. Believe frozen-gate relevance",
+        ),
     )
-    verdict: Verdict = "warn" if against else "pass"
-    return Check("moved decision", value, 0.0, None, verdict, f"{sentence}.")
 
 
 def check_moved_share(value: float) -> Check:

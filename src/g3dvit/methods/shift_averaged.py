@@ -92,6 +92,9 @@ class ShiftAveraged:
         True where all shifts changed it, so that the map is the unshifted one.
     moved_share : (batch,)
         Share of the map's weight that moved volumes have.
+    agreement : (batch,)
+        Correlation over patches with the map of the volume as it is, spread alike; the lowest of
+        the targets. Only of weighted ways.
     """
 
     voxels: Float[Tensor, "batch ... i j k"] = field(repr=False)
@@ -99,6 +102,7 @@ class ShiftAveraged:
     kept: Int[Tensor, " batch"]
     unshifted: Bool[Tensor, " batch"]
     moved_share: Float[Tensor, " batch"]
+    agreement: Float[Tensor, " batch"] | None = None
 
 
 def choose_shifts(count: int, patch_size: Sequence[int]) -> tuple[Shift, ...]:
@@ -285,8 +289,20 @@ def shift_maps(
             still = still or explain(x)
             running.add(_spread_in(still, (way,))[way], rest * len(shifts), (0, 0, 0))
         voxels = running.mean()
-        found.append(ShiftAveraged(voxels, per_patch(voxels, grid), kept, kept == 0, share.float()))
+        patches, like = per_patch(voxels, grid), None
+        if way.weighted and still is not None:
+            like = _agreement(patches, per_patch(_spread_in(still, (way,))[way], grid))
+        found.append(ShiftAveraged(voxels, patches, kept, kept == 0, share.float(), like))
     return tuple(found)
+
+
+def _agreement(one: Tensor, other: Tensor) -> Float[Tensor, " batch"]:
+    """Return the correlation over patches, (batch, ..., gi, gj, gk); 1 where a map is flat."""
+    a, b = (m.flatten(-3).double() for m in (one, other))
+    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+    size = a.norm(dim=-1) * b.norm(dim=-1)
+    found = torch.where(size > 0, (a * b).sum(-1) / torch.where(size > 0, size, 1.0), 1.0)
+    return found.reshape(len(found), -1).amin(1)
 
 
 def _spread_in(inputs: ShiftInputs, ways: Sequence[Way]) -> dict[Way, Tensor]:
