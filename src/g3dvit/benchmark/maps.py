@@ -54,7 +54,7 @@ ROWS: dict[str, str] = {
     "shift_weighted": "shift-averaged, positive, weighted by evidence",
     "shift_weighted_local": "shift-averaged, gamma rule, against the surroundings, by evidence",
     "shift_weighted_signed": "shift-averaged, for and (half) against, weighted by evidence",
-    "shift_weighted_signed_gamma": "the same with a gamma rule of .1",
+    "shift_weighted_signed_gamma": "shift-averaged, for and (half) against, by evidence, gamma .1",
     "attention_rollout": "attention rollout",
     "gradient_rollout": "gradient rollout",
     "gradient_x_input": "gradient x input, per voxel",
