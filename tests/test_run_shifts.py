@@ -153,7 +153,7 @@ def test_shifts_of_zero_leave_the_maps_out(tmp_path) -> None:
 
 def test_options_of_methods_are_recorded_and_refused(tmp_path) -> None:
     with pytest.raises(MethodError, match="`gamma` means nothing to"):
-        job(tmp_path, gamma=0.3)
+        job(tmp_path, methods=["frozen_gate"], gamma=0.3)
     with pytest.raises(MethodError, match="between 1 and"):
         job(tmp_path, shifts=10_000)
     result = job(

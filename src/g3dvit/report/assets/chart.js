@@ -23,6 +23,17 @@
     let scale = null;
     let cursor = null;
 
+    // The width of a letter of a text, in the font that it will have; fonts differ by machine.
+    function letter(text) {
+      const probe = element("svg", { width: 1, height: 1, style: "position: absolute; visibility: hidden" });
+      const words = element("text", { class: "axis" }, text);
+      probe.append(words);
+      holder.append(probe);
+      const width = words.getComputedTextLength();
+      probe.remove();
+      return Math.max(LETTER, 1.08 * width / Math.max(1, text.length));
+    }
+
     function draw() {
       const course = courses[state.course];
       const width = Math.max(280, holder.clientWidth);
@@ -34,8 +45,9 @@
       const shown = course.probability.slice(0, COLOURS.length);
       const strips = course.label.some((v) => v >= 0) ? ["label", "predicted"] : ["predicted"];
       const top = HEAD, stripTop = top + PROBABILITY + 14;
-      const title = chartmath.lines(state.relevance ? state.title
-        : "Relevance at the crosshair: this method has no map per volume", (width - 8) / LETTER);
+      const told = state.relevance ? state.title
+        : "Relevance at the crosshair: this method has no map per volume";
+      const title = chartmath.lines(told, (width - 8) / letter(told));
       const lower = stripTop + strips.length * (STRIP + 4) + HEAD + 8 + LINE * (title.length - 1);
       const height = lower + RELEVANCE + 40;
       const svg = element("svg", {
