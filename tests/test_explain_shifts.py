@@ -10,7 +10,7 @@ from g3dvit.diagnose import check_against_unmoved, evidence_left
 from g3dvit.errors import MethodError
 from g3dvit.explain import Explainer
 from g3dvit.methods import METHODS
-from g3dvit.methods.shift_averaged import choose_shifts
+from g3dvit.methods.shifting import choose_shifts
 from gallery import GALLERY, SHAPE, TinyViT, seeded
 from small_models import Recipe, draw, train
 from test_methods import X, drifted

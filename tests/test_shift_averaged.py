@@ -12,12 +12,12 @@ from g3dvit.errors import MethodError
 from g3dvit.methods.shift_averaged import (
     ShiftInputs,
     Way,
-    choose_shifts,
+    same_places,
     shift_averaged,
     shift_maps,
-    shift_volume,
     shift_weighted,
 )
+from g3dvit.methods.shifting import choose_shifts, shift_volume
 from g3dvit.methods.spreading import spread, spread_both, spread_signed
 
 SHAPE, GRID = (4, 6, 10), (2, 2, 2)
@@ -124,6 +124,70 @@ def test_weighted_by_evidence_it_equals_a_slow_loop(decide: str) -> None:
         np.testing.assert_allclose(found.voxels[n].numpy(), expected, rtol=1e-12)
         np.testing.assert_allclose(found.relevance[n], slow_patch_sums(expected), rtol=1e-12)
     assert 0 < found.moved_share.min() < found.moved_share.max() < 1
+
+
+def slow_same_places(one: np.ndarray, other: np.ndarray) -> bool:
+    """Average every patch with its neighbours, one by one, and correlate."""
+    near = []
+    for patches in (one, other):
+        means = np.zeros(patches.shape)
+        for place in np.ndindex(*patches.shape):
+            i, j, k = (slice(max(0, p - 1), p + 2) for p in place)
+            means[place] = patches[i, j, k].mean()
+        near.append(means.flatten())
+    return bool(np.corrcoef(*near)[0, 1] > 0.3)
+
+
+def test_maps_that_show_other_places_than_the_volume_as_it_is_do_not_count() -> None:
+    # One shift, so that the map of every target is that of the shift or of the volume as it is.
+    rng, shift = np.random.default_rng(3), (1, 0, -2)
+    grid, x = (4, 4, 4), torch.from_numpy(rng.standard_normal((20, 1, 8, 8, 8)))
+    place = torch.nn.functional.interpolate(
+        torch.from_numpy(rng.standard_normal((20, 2, 2, 2, 2))), grid, mode="trilinear"
+    )
+    answers = {
+        moved: ShiftInputs(
+            torch.zeros(20, dtype=torch.int64),
+            place + float(moved) * torch.from_numpy(0.9 * rng.standard_normal((20, 2, *grid))),
+            torch.from_numpy(rng.standard_normal((20, 2, 8, 8, 8))),
+            torch.full((20,), 1.0 - 0.25 * moved),
+        )
+        for moved in (False, True)
+    }
+    every, agreeing = shift_maps(
+        x,
+        lambda given: answers[given is not x],
+        [shift],
+        (2, 3, 4),
+        [Way(weighted=True, spreading="both", agreeing=agreeing) for agreeing in (False, True)],
+    )
+    own = spread_both(answers[False].relevance, answers[False].voxels).numpy()
+    fine = spread_both(answers[True].relevance, answers[True].voxels).numpy()
+    left_out = np.zeros((20, 2), dtype=bool)
+    for n, target in np.ndindex(20, 2):
+        back = np.zeros((8, 8, 8))
+        back[:-1, :, 2:] = fine[n, target][1:, :, :-2]
+        blocks = (
+            values.reshape(4, 2, 4, 2, 4, 2).sum((1, 3, 5)) for values in (back, own[n, target])
+        )
+        left_out[n, target] = not slow_same_places(*blocks)
+        expected = own[n, target] if left_out[n, target] else every.voxels[n, target]
+        np.testing.assert_allclose(agreeing.voxels[n, target], expected, rtol=1e-12)
+    assert 0.1 < left_out.mean() < 0.9
+    assert (left_out[:, 0] != left_out[:, 1]).any()  # each target decides for itself
+    share = np.where(left_out.any(1), 0, every.moved_share)
+    np.testing.assert_allclose(agreeing.moved_share, share, rtol=1e-6)
+    assert every.moved_share.numpy() == pytest.approx(0.75**2)
+
+
+def test_flat_maps_show_the_same_places() -> None:
+    flat = torch.full((2, 4, 5, 6), 0.1)
+    flat[1] += 1e-12 * torch.rand(4, 5, 6)
+    other = torch.rand(2, 4, 5, 6)
+    assert same_places(flat, flat).all()
+    small = torch.rand(3, 2, 2, 2)  # every patch is the neighbour of all
+    assert same_places(small, -small).all()
+    assert not same_places(other, -other).any()
 
 
 def test_where_moving_changes_nothing_weights_change_nothing() -> None:

@@ -18,13 +18,8 @@ from g3dvit.checks import Check
 from g3dvit.explain_context import Context, host
 from g3dvit.explain_gates import explain_gamma
 from g3dvit.methods import METHODS
-from g3dvit.methods.shift_averaged import (
-    ShiftAveraged,
-    ShiftInputs,
-    Way,
-    choose_shifts,
-    shift_maps,
-)
+from g3dvit.methods.shift_averaged import ShiftAveraged, ShiftInputs, Way, shift_maps
+from g3dvit.methods.shifting import choose_shifts
 from g3dvit.targets import predicted, score_batch
 
 
@@ -53,7 +48,7 @@ def explain_shifts(batch: Context) -> None:
 def _explain(batch: Context, names: Sequence[str], gamma: float) -> None:
     shifts = choose_shifts(batch.option(names[0], "shifts"), batch.geometry.patch_size)
     ways = [
-        Way(row.by_evidence, row.spreading, row.against_surroundings)
+        Way(row.by_evidence, row.spreading, row.against_surroundings, row.spreading == "both")
         for row in (METHODS[name] for name in names)
     ]
     local = any(way.local for way in ways)

@@ -17,11 +17,8 @@ from g3dvit.benchmark.removal import single_removal
 from g3dvit.benchmark.vit3d import embed
 from g3dvit.explain import Explainer, Explanation
 from g3dvit.methods import METHODS
-from g3dvit.methods.shift_averaged import (
-    ShiftInputs,
-    choose_shifts,
-    shift_averaged,
-)
+from g3dvit.methods.shift_averaged import ShiftInputs, shift_averaged
+from g3dvit.methods.shifting import choose_shifts
 from g3dvit.methods.spreading import spread_signed
 from g3dvit.phantoms import PhantomVolumes
 

@@ -80,10 +80,11 @@ SHIFT_ROWS: tuple[Method, ...] = (
         _WEIGHTED,
         name="shift_weighted_signed",
         title="signed shift-averaged relevance",
-        equation=_BY_EVIDENCE + "F_s(v) = c R_q max(g R_v, 0) / sum_{u in q} max(g R_u, 0) for v "
-        "in q, g the sign of R_q, c = 1 if R_q > 0 else 1/2, R_v = s_v (x_v - r_q) where the model "
-        "normalises patches: s_v the slope at the voxel (gates frozen), r_q the median level "
-        "around patch q",
+        equation=_BY_EVIDENCE + "and w_s = 0 where the patches of F_s(v + s), each averaged with "
+        "its neighbours, correlate with those of F_0 by .3 or less, F_s(v) = c R_q max(g R_v, 0) / "
+        "sum_{u in q} max(g R_u, 0) for v in q, g the sign of R_q, c = 1 if R_q > 0 else 1/2, R_v "
+        "= s_v (x_v - r_q) where the model normalises patches: s_v the slope at the voxel (gates "
+        "frozen), r_q the median level around patch q",
         signed=True,
         arguments=("shifts", "gamma"),
         defaults={"gamma": 0.0},
