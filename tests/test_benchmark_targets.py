@@ -46,8 +46,11 @@ def test_a_target_is_met_or_not_by_the_mean_over_seeds() -> None:
     assert "| realnoise-cls | AUC | at least 0.98 | 0.98" in text
     assert "median over volumes | at most 7.5 mm | 3.000 mm" in text
     assert "**no**" not in text
-    beside = targets_to_markdown(list(found.values()), reached(parts[:1], [case]))
-    assert "| 2 | yes | 0.990 |" in beside
+    others = {"one": reached(parts[:1], [case]), "none": []}
+    beside = targets_to_markdown(list(found.values()), others)
+    assert "| met | one | none |" in beside
+    assert "| 2 | yes | 0.990 |  |" in beside
+    assert "| 2 | yes | 0.600 (**no**) |  |" in beside
     low = reached([part(case.name, 0, auc=[0.97])], [case])
     assert not low[0].met and "**no**" in targets_to_markdown(low)
 

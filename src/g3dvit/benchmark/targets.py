@@ -6,7 +6,7 @@ not; nothing is chosen by them afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -131,11 +131,15 @@ def reached(
     return found
 
 
-def targets_to_markdown(found: Sequence[Reached], earlier: Sequence[Reached] = ()) -> str:
-    """Return the targets as a table, beside what an earlier map reached of them."""
-    before = {(one.target.case, one.target.metric): one for one in earlier}
-    heads = ["phantom", "what", "asked", "measured", "trainings", "met"]
-    heads += ["map before, same trainings"] if before else []
+def targets_to_markdown(
+    found: Sequence[Reached], beside: Mapping[str, Sequence[Reached]] | None = None
+) -> str:
+    """Return the targets as a table, with what other maps reached of them, by their titles."""
+    others = {
+        title: {(one.target.case, one.target.metric): one for one in reached_by}
+        for title, reached_by in (beside or {}).items()
+    }
+    heads = ["phantom", "what", "asked", "measured", "trainings", "met", *others]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for one in found:
         title = METRICS[one.target.metric].title
@@ -145,8 +149,9 @@ def targets_to_markdown(found: Sequence[Reached], earlier: Sequence[Reached] = (
         row = [one.target.case, what, f"{one.target.asked}{unit}"]
         row += [f"{cell.mean:.3f}{unit} [{cell.low:.3f}, {cell.high:.3f}]", str(one.seeds)]
         row.append("yes" if one.met else "**no**")
-        if before:
-            old = before.get((one.target.case, one.target.metric))
-            row.append("" if old is None else f"{old.cell.mean:.3f}{unit}")
+        for reached_by in others.values():
+            other = reached_by.get((one.target.case, one.target.metric))
+            missed = "" if other is None or other.met else " (**no**)"
+            row.append("" if other is None else f"{other.cell.mean:.3f}{unit}{missed}")
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"

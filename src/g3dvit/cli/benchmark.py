@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         run_cases,
         summarise,
     )
-    from g3dvit.benchmark.maps import EARLIER_ROW, RECOMMENDED_ROW, ROWS
+    from g3dvit.benchmark.maps import EARLIER_ROW, RECOMMENDED_ROW, ROWS, WITH_GAMMA_ROW
     from g3dvit.benchmark.report import write_report
     from g3dvit.benchmark.run import finished_part
     from g3dvit.benchmark.targets import reached
@@ -126,6 +126,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         jobs = 1 if quick else arguments.jobs
         parts = run_cases(work, settings, folder=folder, cache=cache, talk=_say, jobs=jobs)
+    same = [part for part in parts if RECOMMENDED_ROW in part.values]
+    of_others = [reached(same, cases, row) for row in (WITH_GAMMA_ROW, EARLIER_ROW)]
     document = Path(arguments.document) if arguments.document else folder / "benchmark.md"
     written = write_report(
         summarise(parts),
@@ -136,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
         command=_command(arguments),
         cache=cache,
         targets=reached(parts, cases),
-        earlier=reached([p for p in parts if RECOMMENDED_ROW in p.values], cases, EARLIER_ROW),
+        beside={"with gamma .1": of_others[0], "map before": of_others[1]},
         notes=_notes(arguments.notes, left),
     )
     for path in written:

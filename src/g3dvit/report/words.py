@@ -67,8 +67,8 @@ _METHODS = {
     "shift_weighted_signed": (
         "What each patch adds to the score is spread over its voxels by how they differ from the "
         "patch's surroundings, evidence against the class counting half, and averaged over shifts "
-        "of the volume; shifts count by the evidence for the decision that they keep, and the "
-        "volume as it is makes the rest.",
+        "of the volume; shifts count by the evidence for the decision that they keep, if they show "
+        "the same places, and the volume as it is makes the rest.",
         "frozen gates (Ali et al. 2022, arXiv:2202.07304), averaged over shifts after an idea of "
         "DAVE (arXiv:2602.06613), weighted by evidence, for and against (G3D-ViT)",
     ),
