@@ -52,7 +52,7 @@ _WHY = {
     "token_removal": "it tells what happens to the score when a place is really gone",
     "occlusion": "it tells what happens to the score when a place is exchanged",
     "cam": "its shares add up to the score",
-    "hirescam": "nothing cancels in it",
+    "hirescam": "the centring of a normalisation does not cancel it",
 }
 
 
