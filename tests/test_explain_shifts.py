@@ -339,3 +339,21 @@ def test_shifts_are_refused_where_they_mean_nothing(explainer):
         explainer.explain(X, "shift_averaged", shifts=0)
     with pytest.raises(MethodError, match="between 1 and the 24 voxels of a patch"):
         explainer.explain(X, "shift_averaged", shifts=25)
+
+
+@pytest.mark.parametrize("name", ["shift_averaged", "shift_weighted_signed"])
+@pytest.mark.parametrize("beside", [(), ("frozen_gate",)])
+def test_maps_over_shifts_tell_where_the_score_comes_from(explainer, name, beside):
+    """A volume without voxels: all of its score is position and biases, whatever the map shows."""
+    x = torch.cat([X[:1], torch.zeros_like(X[:1])])
+    found = explainer.explain(x, [*beside, name], shifts=2)[name]
+    shares = ("patch share", "position share", "voxel share", "voxels and patches")
+    of = [{check.name: check for check in row} for row in found.checks]
+    assert all(each.keys() >= {*shares, "held constants", "completeness"} for each in of)
+    assert of[0]["voxel share"].verdict == "pass"
+    assert of[1]["voxel share"].verdict == "fail"
+    if beside:
+        own = explainer.explain(x, "frozen_gate").checks
+        values = [{c.name: c.value for c in row} for row in own]
+        for mine, theirs in zip(of, values, strict=True):
+            assert [mine[s].value for s in shares] == pytest.approx([theirs[s] for s in shares])

@@ -58,7 +58,21 @@ def test_a_failed_favourite_is_passed_over(maps):
     sets = [maps("frozen_gate", check("completeness", "fail")), maps("hirescam", GOOD)]
     advice = recommend(sets)
     assert advice.label == "hirescam"
-    assert advice.sentences[1] == "Frozen gate failed completeness."
+    assert advice.sentences[1].startswith("Frozen gate failed completeness; part of the score may")
+    assert "compare it with occlusion" in advice.sentences[1]
+    removal = recommend([sets[0], maps("occlusion", GOOD)])
+    assert removal.sentences[1] == "Frozen gate failed completeness."
+
+
+@pytest.mark.parametrize("name", ["voxel share", "position share", "patch share"])
+def test_where_the_score_comes_from_no_voxels_nothing_is_recommended(maps, name):
+    sets = [maps("frozen_gate", check(name, "fail")), maps("token_gradcam", GOOD)]
+    advice = recommend(sets)
+    assert advice.label is None
+    assert advice.sentences == (
+        "No map is recommended for this model: what it says of these volumes hardly comes from "
+        f"their voxels (frozen gate failed {name}).",
+    )
 
 
 def test_shift_averaged_comes_first_and_large_steering_is_told(maps):

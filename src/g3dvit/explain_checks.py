@@ -61,9 +61,11 @@ def _checks(batch: Context, name: str) -> list[tuple[Check, ...]]:
     if _in_units_of_the_score(name) and not {"empty map", "removal"} & _made(batch, name):
         sizes = worst(diagnose.size_in_score(rows.reshape(volumes, targets, -1), found.scores))
         checks = [(*c, diagnose.check_empty(v)) for c, v in zip(checks, sizes, strict=True)]
+    # Where the score comes from, a map over shifts is told by the frozen gates that it is made of.
+    maps = found.behind.get(name, maps)
     if "prefix" in maps and "bias" in maps:
         prefix, bias = maps["prefix"].flatten(), maps["bias"].flatten()
-        shares = worst(diagnose.patch_share(rows, prefix, bias))
+        shares = worst(diagnose.patch_share(per_map(maps["relevance"]), prefix, bias))
         checks = [(*c, diagnose.check_patches(v)) for c, v in zip(checks, shares, strict=True)]
     if "position" in maps and "content" in maps:
         content, position = per_map(maps["content"]), per_map(maps["position"])

@@ -42,6 +42,9 @@ class BatchResult:
         Per method, tensors with every axis.
     checks
         Per method and volume.
+    behind
+        Per method that averages over shifts, the shares of the volumes as they are (or of the first
+        shift, where these need no pass), which tell where its score comes from.
     alone
         True where the volumes had to be run one at a time.
     """
@@ -51,6 +54,7 @@ class BatchResult:
     chosen: tuple[tuple[Chosen, ...], ...]
     maps: dict[str, Maps] = field(default_factory=dict)
     checks: dict[str, list[tuple[Check, ...]]] = field(default_factory=dict)
+    behind: dict[str, Maps] = field(default_factory=dict)
     alone: bool = False
 
 
@@ -119,9 +123,7 @@ class Context:
 
     def store(self, name: str, per_target: Sequence[Maps]) -> None:
         """Keep the maps of a method, given for one target after the other."""
-        self.found.maps[name] = {
-            key: torch.stack([maps[key] for maps in per_target], dim=1) for key in per_target[0]
-        }
+        self.found.maps[name] = over_targets(per_target)
 
     def option(self, name: str, argument: str) -> Any:
         """Return an argument of a method, its own value unless told."""
@@ -186,6 +188,11 @@ class Context:
         patches = self.patch_sums(volume).flatten(1)
         order = torch.as_tensor(self.geometry.token_order, device=patches.device)
         return torch.empty_like(patches).index_copy_(1, order, patches)
+
+
+def over_targets(per_target: Sequence[Maps]) -> Maps:
+    """Return maps of one target after the other with an axis of targets behind the batch."""
+    return {key: torch.stack([maps[key] for maps in per_target], dim=1) for key in per_target[0]}
 
 
 def host(x: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor
 from g3dvit import diagnose
 from g3dvit.capture import first_output
 from g3dvit.checks import Check
-from g3dvit.explain_context import Context, host
-from g3dvit.explain_gates import explain_gamma
+from g3dvit.explain_context import Context, host, over_targets
+from g3dvit.explain_gates import explain_gamma, share_maps
+from g3dvit.explanation import Maps
 from g3dvit.methods import METHODS
 from g3dvit.methods.shift_averaged import ShiftAveraged, ShiftInputs, Way, shift_maps
 from g3dvit.methods.shifting import choose_shifts
@@ -52,16 +53,22 @@ def _explain(batch: Context, names: Sequence[str], gamma: float) -> None:
         for row in (METHODS[name] for name in names)
     ]
     local = any(way.local for way in ways)
-    errors = torch.zeros(batch.found.scores.shape)
+    errors, held = torch.zeros(batch.found.scores.shape), torch.zeros(batch.found.scores.shape)
     moved: list[Tensor] = []
+    behind: Maps = {}
     still = _evidence(batch, batch.found.logits)
 
     def explain(x: Tensor) -> ShiftInputs:
         known = _known(batch, gamma) if x is batch.x and not local else None
         if known is not None:
+            behind.update(batch.found.maps[_unmoved(gamma)])
             return replace(known, evidence=still)
         found = explain_gamma(batch, x, gamma, local=local)
         errors.copy_(torch.maximum(errors, host(torch.stack(found.errors, dim=1))))
+        held.copy_(torch.maximum(held, host(torch.stack(found.held, dim=1))))
+        if x is batch.x or not behind:
+            both = zip(found.shares, found.errors, strict=True)
+            behind.update(over_targets([share_maps(batch, s, e) for s, e in both]))
         evidence = still if x is batch.x else _evidence(batch, host(found.logits))
         if x is not batch.x:
             moved.append(evidence)
@@ -87,6 +94,7 @@ def _explain(batch: Context, names: Sequence[str], gamma: float) -> None:
     if moved:
         left = diagnose.evidence_left(still, torch.stack(moved))
     for name, averaged in zip(names, averages, strict=True):
+        batch.found.behind[name] = behind
         batch.found.maps[name] = {
             "relevance": averaged.relevance,
             "voxel_relevance": averaged.voxels,
@@ -103,10 +111,13 @@ def _explain(batch: Context, names: Sequence[str], gamma: float) -> None:
         else:
             own = _checks_of_kept(averaged, left, len(shifts))
         complete = [
-            diagnose.check_completeness(error, of="the score at every shift")
-            for error in errors.amax(1).tolist()
+            (
+                diagnose.check_completeness(error, of="the score at every shift"),
+                diagnose.check_held(part),
+            )
+            for error, part in zip(errors.amax(1).tolist(), held.amax(1).tolist(), strict=True)
         ]
-        batch.found.checks[name] = [(*o, c) for o, c in zip(own, complete, strict=True)]
+        batch.found.checks[name] = [(*o, *c) for o, c in zip(own, complete, strict=True)]
 
 
 def _checks_of_kept(averaged: ShiftAveraged, left: Tensor, count: int) -> list[tuple[Check, ...]]:
@@ -122,12 +133,17 @@ def _checks_of_kept(averaged: ShiftAveraged, left: Tensor, count: int) -> list[t
 
 def _known(batch: Context, gamma: float) -> ShiftInputs | None:
     """Return what frozen gates said of the volumes as they are, if they were asked."""
-    name = "frozen_gate_gamma" if gamma else "frozen_gate"
+    name = _unmoved(gamma)
     maps = batch.found.maps.get(name)
     if maps is None or (gamma and batch.option(name, "gamma") != gamma):
         return None
     decision = _decision(batch, batch.found.logits)
     return ShiftInputs(decision, maps["relevance"], maps["voxel_relevance"])
+
+
+def _unmoved(gamma: float) -> str:
+    """Return the method that explains the volumes as they are."""
+    return "frozen_gate_gamma" if gamma else "frozen_gate"
 
 
 def _evidence(batch: Context, logits: Tensor) -> Tensor:

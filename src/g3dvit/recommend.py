@@ -9,7 +9,7 @@ of the volumes must pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from g3dvit.check_summary import CheckSummary
@@ -36,6 +36,8 @@ PREFERENCE = (
 )
 _LAST = ("token_gradcam",)
 _STEADY = "evidence at shifts"
+#: Of frozen gates; where one fails no map is right, whatever its method can tell.
+_NOT_FROM_VOXELS = ("voxel share", "position share", "patch share")
 _FEWEST = 4  # volumes of a class of which a quarter can be told
 _WHY = {
     **{
@@ -72,16 +74,23 @@ def recommend(maps: Sequence[MapSet], run_checks: Sequence[CheckLike] = ()) -> R
     because = "; ".join(f"{label} failed {', '.join(names)}" for label, names in failed.items())
     at_fault = [check for check in run_checks if check.verdict == "fail"]
     sound = [one for one in maps if one.label not in failed]
+    elsewhere = any(name in _NOT_FROM_VOXELS for names in failed.values() for name in names)
     best = None
     if at_fault:
         sentences = [f"No map is recommended, whatever its checks say: {at_fault[0].sentence}"]
+    elif elsewhere:
+        sentences = [
+            "No map is recommended for this model: what it says of these volumes hardly comes from "
+            f"their voxels ({because})."
+        ]
     elif not sound:
         sentences = [f"No map is recommended for this model: {because or 'there is none'}."]
     else:
         best = min(sound, key=lambda one: (bool(_doubts(one)), _rank(one)))
         sentences = [f"{_first(best.label)} is recommended for this model: {_why(best)}."]
         passed_over = [_passed_over(one) for one in sound if _rank(one) < _rank(best)]
-        second = "; ".join(filter(None, [because, *passed_over, *_beside(best, sound)]))
+        beside = [*passed_over, *_beside(best, sound), *_paths_beside(best, failed)]
+        second = "; ".join(filter(None, [because, *beside]))
         sentences += [f"{_first(second)}."] if second else []
     return Recommendation(
         label=None if best is None else best.label,
@@ -170,6 +179,17 @@ def _beside(best: MapSet, sound: Sequence[MapSet]) -> list[str]:
             if frozen:  # a texture: docs/benchmark.md, realnoise-pattern, and `evidence_left`
                 told.append(f"where the two show different places, believe {base.label}")
     return told + _cautions(base, best)
+
+
+def _paths_beside(best: MapSet, failed: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a caution where frozen gates miss a part of the score that other methods cannot."""
+    missed = any("completeness" in names for names in failed.values())
+    if not missed or best.method in ("token_removal", "occlusion"):
+        return []
+    return [
+        "part of the score may reach the head beside the tokens, which this map cannot tell: "
+        "compare it with occlusion before a claim"
+    ]
 
 
 def _cautions(base: MapSet, best: MapSet) -> list[str]:

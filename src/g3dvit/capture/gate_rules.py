@@ -147,10 +147,30 @@ def _divide(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords
 
 
 def _contraction(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:
-    """Share the relevance of a product of several live tensors equally between them."""
-    live = sum(is_live(t) for t in tensors_in((*args, *kwargs.values())))
+    """Share the relevance of a product of several live tensors equally between them.
+
+    Of two of which one is the output of an activation function that one is a gate: the weights of
+    attention without softmax.
+    """
+    live = [t for t in tensors_in((*args, *kwargs.values())) if is_live(t)]
+    if len(live) == 2 and is_gate(live[0]) != is_gate(live[1]):
+        held = live[0] if is_gate(live[0]) else live[1]
+        args, kwargs = (
+            _without(held, tuple(args)),
+            {k: _without(held, v) for k, v in kwargs.items()},
+        )
+        return func(*args, **kwargs)
     out = func(*args, **kwargs)
-    return ScaledGradient.apply(out, 1 / live) if live > 1 else out
+    return ScaledGradient.apply(out, 1 / len(live)) if len(live) > 1 else out
+
+
+def _without(held: Tensor, value: Any) -> Any:
+    """Return arguments in which one tensor is held constant."""
+    if value is held:
+        return held.detach()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without(held, item) for item in value)
+    return value
 
 
 def _add_product(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:

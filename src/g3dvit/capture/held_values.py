@@ -45,7 +45,8 @@ def note_held(name: str, out: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     args, kwargs
         What it took.
     """
-    constants = [t for t in tensors_in(out) if t.is_floating_point() and not is_live(t)]
+    # Comparisons and indices too: what is looked up by them follows the input as well.
+    constants = [t for t in tensors_in(out) if not is_live(t)]
     if not constants or name in _NOTHING or name.endswith("_like") or name.startswith("new_"):
         return
     taken = args[:1] if name in _FORM else (*args, *kwargs.values())

@@ -343,7 +343,8 @@ def carry_back(relevance: Tensor, source: Tensor, leaf: Tensor) -> Tensor:
         part = relevance.to(source.dtype)
         total = total + back(part)
         relevance = relevance - part.to(relevance.dtype)
-    return total / scale
+    # Voxels that do not count at all (a mask inside of the model) have no relevance.
+    return total / torch.where(scale == 0, 1.0, scale)
 
 
 def _product(value: Tensor, gradient: Tensor | None) -> Tensor:

@@ -34,6 +34,8 @@ draws               rms standard error of R_p over their standard deviation    >
 kept shifts         share of shifts that do not change the model's decision    0         < 0.5
 evidence at shifts  mean over shifts of the decision's lead / lead unshifted   < 0       < 0.3
 moved share         mean over shifts of w_s, the weight of moved volumes       -         -
+moved and unmoved   correlation over patches of a map over shifts and that of  < 0       < 0.3
+                    the volume as it is
 ==================  =========================================================  ========  =======
 
 On the first batch of a run, or on request; they need passes of their own:
