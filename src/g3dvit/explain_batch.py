@@ -27,7 +27,7 @@ from g3dvit.explain_request import Request
 from g3dvit.explain_shifts import explain_shifts
 from g3dvit.explanation import Maps
 from g3dvit.geometry import Geometry
-from g3dvit.methods import METHODS, completeness_error, held_share, token_gradcam
+from g3dvit.methods import METHODS, beside_share, completeness_error, held_share, token_gradcam
 from g3dvit.methods.frozen_gates import FrozenGateMap
 from g3dvit.methods.table import Source
 from g3dvit.targets import Chosen, Scores
@@ -194,8 +194,9 @@ class _Batch(Context):
         assert self.result is not None  # `choose_scores` has made it
         self.store("frozen_gate", [share_maps(self, s, e) for s, e in shares])
         self.result.maps["frozen_gate"]["scores"] = host(scores.values)
-        pairs = zip(shares, scores.values.unbind(1), strict=True)
+        pairs = list(zip(shares, scores.values.unbind(1), strict=True))
         held = torch.stack([held_share(s, y) for (s, _), y in pairs], dim=1)
+        self.result.beside = host(torch.stack([beside_share(s, y) for (s, _), y in pairs]).amax(0))
         module, holder = (
             self._culprit(found, scores) if float(found.max()) > limit else ""
             for found, limit in ((errors, _INCOMPLETE), (held, _HELD))
@@ -252,6 +253,7 @@ class _Batch(Context):
             key: torch.cat([maps[key] for maps in parts]) for key in parts[0]
         }
         self.result.checks["frozen_gate"] = [one.checks["frozen_gate"][0] for one in single]
+        self.result.beside = torch.cat([one.beside for one in single if one.beside is not None])
         self.result.alone = (
             diagnose.worst(check for row in self.result.checks["frozen_gate"] for check in row)
             != "fail"

@@ -13,6 +13,9 @@ from g3dvit.checks import Check
 from g3dvit.explain_context import Context
 from g3dvit.methods import METHODS
 
+#: Methods that see the tokens alone: what passes by them is missing from their maps.
+_AT_TOKENS = ("layer", "layers", "linear head", "attention", "frozen gates")
+
 
 def add_map_checks(batch: Context) -> None:
     """Add to every map what can be said of it alone: is it finite, empty, flat, about patches."""
@@ -61,6 +64,13 @@ def _checks(batch: Context, name: str) -> list[tuple[Check, ...]]:
     if _in_units_of_the_score(name) and not {"empty map", "removal"} & _made(batch, name):
         sizes = worst(diagnose.size_in_score(rows.reshape(volumes, targets, -1), found.scores))
         checks = [(*c, diagnose.check_empty(v)) for c, v in zip(checks, sizes, strict=True)]
+    if (
+        METHODS[name].source in _AT_TOKENS
+        and found.beside is not None
+        and bool(found.beside.isfinite().all())
+    ):
+        beside = found.beside.tolist()
+        checks = [(*c, diagnose.check_beside(v)) for c, v in zip(checks, beside, strict=True)]
     # Where the score comes from, a map over shifts is told by the frozen gates that it is made of.
     maps = found.behind.get(name, maps)
     if "prefix" in maps and "bias" in maps:

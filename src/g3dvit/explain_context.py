@@ -45,6 +45,8 @@ class BatchResult:
     behind
         Per method that averages over shifts, the shares of the volumes as they are (or of the first
         shift, where these need no pass), which tell where its score comes from.
+    beside : (batch,)
+        What voxels bring to the score beside the tokens, as a share; None where no method told.
     alone
         True where the volumes had to be run one at a time.
     """
@@ -55,6 +57,7 @@ class BatchResult:
     maps: dict[str, Maps] = field(default_factory=dict)
     checks: dict[str, list[tuple[Check, ...]]] = field(default_factory=dict)
     behind: dict[str, Maps] = field(default_factory=dict)
+    beside: Tensor | None = None
     alone: bool = False
 
 

@@ -9,7 +9,7 @@ of the volumes must pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from g3dvit.check_summary import CheckSummary
@@ -89,8 +89,7 @@ def recommend(maps: Sequence[MapSet], run_checks: Sequence[CheckLike] = ()) -> R
         best = min(sound, key=lambda one: (bool(_doubts(one)), _rank(one)))
         sentences = [f"{_first(best.label)} is recommended for this model: {_why(best)}."]
         passed_over = [_passed_over(one) for one in sound if _rank(one) < _rank(best)]
-        beside = [*passed_over, *_beside(best, sound), *_paths_beside(best, failed)]
-        second = "; ".join(filter(None, [because, *beside]))
+        second = "; ".join(filter(None, [because, *passed_over, *_beside(best, sound)]))
         sentences += [f"{_first(second)}."] if second else []
     return Recommendation(
         label=None if best is None else best.label,
@@ -179,17 +178,6 @@ def _beside(best: MapSet, sound: Sequence[MapSet]) -> list[str]:
             if frozen:  # a texture: docs/benchmark.md, realnoise-pattern, and `evidence_left`
                 told.append(f"where the two show different places, believe {base.label}")
     return told + _cautions(base, best)
-
-
-def _paths_beside(best: MapSet, failed: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return a caution where frozen gates miss a part of the score that other methods cannot."""
-    missed = any("completeness" in names for names in failed.values())
-    if not missed or best.method in ("token_removal", "occlusion"):
-        return []
-    return [
-        "part of the score may reach the head beside the tokens, which this map cannot tell: "
-        "compare it with occlusion before a claim"
-    ]
 
 
 def _cautions(base: MapSet, best: MapSet) -> list[str]:

@@ -89,6 +89,10 @@ class LayerPass:
         return tokens
 
 
+#: Where tokens miss more than this share of what enters, it is looked for beside them.
+_ELSEWHERE = 1e-4
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ConstantProducts:
     """Value times gradient of one constant that was added before or in the first block.
@@ -139,6 +143,10 @@ class FrozenProducts:
         scale of that normalisation frozen and its mean alive. None elsewhere.
     past_norms : (batch, ...)
         The part of `voxels` that does not go through such a normalisation.
+    beside, beside_constants : (batch,)
+        What reaches the score beside the tokens that enter the first block: the sum of the sizes of
+        voxels' parts, and the part of the constants that were added before. Zero where all that
+        enters is found again at the tokens.
     """
 
     voxels: Tensor = field(repr=False)
@@ -148,6 +156,8 @@ class FrozenProducts:
     held: Float[Tensor, " batch"]
     slopes: Tensor | None = field(default=None, repr=False)
     past_norms: Tensor | None = field(default=None, repr=False)
+    beside: Float[Tensor, " batch"] | None = None
+    beside_constants: Float[Tensor, " batch"] | None = None
 
 
 class FrozenPass:
@@ -274,12 +284,39 @@ class FrozenPass:
         none = torch.zeros_like(gates.share)
         later = none if of_share is None else of_share.detach()
         held = none if of_held is None else of_held.detach()
-        tokens = None
+        tokens: Tensor | None = None
+        beside: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
         if gates.tokens is not None:
             product = _product(gates.tokens.value, rest[-1])
             tokens = self._tokens(product, gates.tokens.num_tokens).sum(-1)
+            before = sum((c.products.sum(1) for c in constants if c.before_tokens), none)
+            missed = tokens.sum(1) - before - per_volume(voxels, gates.batch)
+            if bool((missed.abs() > _ELSEWHERE * tokens.abs().sum(1)).any()):
+                beside = self._beside(voxels, before, rest[-1])
         found = self._slopes(at_norms) if slopes and norms else None
-        return FrozenProducts(voxels, tokens, constants, later, held, found, past)
+        return FrozenProducts(voxels, tokens, constants, later, held, found, past, *beside)
+
+    def _beside(
+        self, voxels: Tensor, before: Tensor, at_tokens: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what of voxels and early constants does not come by the tokens, (batch,) each."""
+        gates = self.gates
+        assert gates.tokens is not None  # asked by the caller
+        norms = [norm.leaf for norm in gates.patch_norms]
+        early = [c.leaf for c in gates.constants if c.order <= gates.tokens.order]
+        inputs = [gates.leaf, *norms, *early]
+        found: tuple[Tensor | None, ...] = (None,) * len(inputs)
+        if at_tokens is not None:
+            found = torch.autograd.grad(
+                [gates.tokens.edge], inputs, [at_tokens], retain_graph=True, allow_unused=True
+            )
+        through = _product(gates.leaf, found[0])
+        for norm, gradient in zip(gates.patch_norms, found[1:], strict=False):
+            through = through + carry_back(_product(norm.leaf, gradient), norm.source, gates.leaf)
+        constants = torch.zeros_like(before)
+        for leaf, gradient in zip(early, found[1 + len(norms) :], strict=True):
+            constants = constants + per_volume(_product(leaf, gradient), gates.batch)
+        return per_volume((voxels - through).abs(), gates.batch), before - constants
 
     def _slopes(self, gradients: Sequence[Tensor | None]) -> Tensor | None:
         """Carry gradients behind normalisations of bare voxels to the voxels."""

@@ -28,6 +28,8 @@ outside the brain   sum of |R_p| over patches without brain / sum_p |R_p|      >
 saturated head      distance of an explained probability from 0 and 1          < 1e-6    < 1e-3
 cancelling voxels   sum_p |R_p| / sum_v |R_v|                                  < 100 u   < 1e-3
 completeness        |sum of shares - score| / max(|score|, sum |R|)            > 0.05    > 0.01
+beside the tokens   sum_v |R_v| of what does not pass the tokens / max(|score|,  > 0.2   > 0.01
+                    sum |R|); told by frozen gates, for methods at tokens too
 held constants      |share of values held constant| / max(|score|, sum |R|)    > 0.2     > 0.02
 removal             max_p |R_p| / max(max_p |R_p|, |score|)                    < 6e-6    < 1e-3
 draws               rms standard error of R_p over their standard deviation    > 0.7     > 0.4
@@ -117,6 +119,7 @@ from g3dvit.diagnose.maps import (
     spread,
 )
 from g3dvit.diagnose.shares import (
+    check_beside,
     check_completeness,
     check_held,
     check_patches,
@@ -140,6 +143,7 @@ __all__ = [
     "check_against_unmoved",
     "check_amplitude",
     "check_batch",
+    "check_beside",
     "check_cancelling",
     "check_centring",
     "check_completeness",

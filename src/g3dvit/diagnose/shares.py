@@ -155,6 +155,30 @@ def check_completeness(error: float, module: str = "", *, of: str = "the score")
     )
 
 
+def check_beside(value: float) -> Check:
+    """Judge the share of the score that voxels bring beside the tokens of the first block.
+
+    Parameters
+    ----------
+    value
+        As `g3dvit.methods.beside_share` gives it.
+    """
+    return judge(
+        "beside the tokens",
+        value,
+        0.01,
+        0.2,
+        (
+            "What voxels bring to the score passes through the tokens of the patches",
+            "A part of what voxels bring to the score reaches the head beside the tokens of the "
+            "patches (a second model, a path around them), where this map cannot see it",
+            "Much of what voxels bring to the score reaches the head beside the tokens of the "
+            "patches (a second model, a path around them), where this map cannot see it",
+        ),
+        low_is_bad=False,
+    )
+
+
 def check_held(value: float, module: str = "") -> Check:
     """Judge the share of the score that comes from values held constant.
 

@@ -15,6 +15,7 @@ from g3dvit.errors import MethodError
 from g3dvit.methods.attention import agcam, attention_rollout, gradient_rollout, legrad
 from g3dvit.methods.frozen_gates import (
     FrozenGateMap,
+    beside_share,
     completeness_error,
     frozen_gate,
     frozen_gate_noise,
@@ -54,6 +55,7 @@ __all__ = [
     "Weighting",
     "agcam",
     "attention_rollout",
+    "beside_share",
     "cam",
     "completeness_error",
     "eigencam",

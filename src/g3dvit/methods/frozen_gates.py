@@ -73,6 +73,14 @@ class Products(Protocol):
     def held(self) -> Tensor:
         """(batch,), what was computed from the input later on and is held constant."""
 
+    @property
+    def beside(self) -> Tensor | None:
+        """(batch,), sizes of what voxels bring beside the tokens; None where there is none."""
+
+    @property
+    def beside_constants(self) -> Tensor | None:
+        """(batch,), what constants before the tokens bring beside them."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrozenGateMap:
@@ -96,6 +104,9 @@ class FrozenGateMap:
         In the layout of the input; with the embedding bias they make up the content.
     total_from_voxels, total_from_tokens : (batch,)
         The sum of all shares, counted from the voxels and every constant, and from the tokens.
+    beside : (batch,)
+        Size of what voxels bring to the score beside the tokens; part of no share. No number where
+        the tokens that enter the first block were not found.
     """
 
     relevance: Float[Tensor, "batch patches"] = field(repr=False)
@@ -108,6 +119,7 @@ class FrozenGateMap:
     voxels: Float[Tensor, "batch ..."] = field(repr=False)
     total_from_voxels: Float[Tensor, " batch"] = field(repr=False)
     total_from_tokens: Float[Tensor, " batch"] = field(repr=False)
+    beside: Float[Tensor, " batch"] = field(repr=False)
 
     @classmethod
     def joined(cls, parts: Sequence[FrozenGateMap]) -> FrozenGateMap:
@@ -175,6 +187,8 @@ def frozen_gate(
     else:
         relevance = at_patches(products.tokens)
         prefix = products.tokens.sum(1) - relevance.sum(1)
+        if products.beside_constants is not None:  # a class token that joins behind this place
+            prefix = prefix + products.beside_constants
     return FrozenGateMap(
         relevance=relevance,
         content=relevance - position,
@@ -186,7 +200,14 @@ def frozen_gate(
         voxels=products.voxels,
         total_from_voxels=from_voxels,
         total_from_tokens=relevance.sum(1) + prefix + behind,
+        beside=_beside(products, prefix),
     )
+
+
+def _beside(products: Products, like: Tensor) -> Tensor:
+    if products.beside is not None:
+        return products.beside
+    return torch.full_like(like, 0.0 if products.tokens is not None else float("nan"))
 
 
 def frozen_gate_noise(
@@ -229,9 +250,18 @@ def frozen_gate_noise(
 
 def held_share(shares: FrozenGateMap, score: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """Return how much of the score comes from values held constant, relative to its size."""
+    return shares.held.double().abs() / _size(shares, score)
+
+
+def _size(shares: FrozenGateMap, score: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Return the size of a score and its shares, whichever is larger."""
     size = shares.relevance.double().abs().sum(1) + shares.prefix.abs() + shares.bias.abs()
-    scale = torch.maximum(score.double().abs(), size).clamp_min(torch.finfo(torch.float64).tiny)
-    return shares.held.double().abs() / scale
+    return torch.maximum(score.double().abs(), size).clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def beside_share(shares: FrozenGateMap, score: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Return how much voxels bring to the score beside the tokens, relative to its size."""
+    return shares.beside.double() / _size(shares, score)
 
 
 def completeness_error(
@@ -244,10 +274,8 @@ def completeness_error(
     float64.
     """
     score = score.double()
-    size = shares.relevance.double().abs().sum(1) + shares.prefix.abs() + shares.bias.abs()
     missed = torch.maximum(
         (shares.total_from_voxels.double() - score).abs(),
         (shares.total_from_tokens.double() - score).abs(),
     )
-    scale = torch.maximum(score.abs(), size).clamp_min(torch.finfo(torch.float64).tiny)
-    return missed / scale
+    return missed / _size(shares, score)
