@@ -24,6 +24,7 @@ def add_map_checks(batch: Context) -> None:
         batch.found.checks[name] = [
             (*own, *more) for own, more in zip(batch.found.checks[name], rows, strict=True)
         ]
+    batch.found.behind.clear()  # as large as the maps, and of no further use
 
 
 def _checks(batch: Context, name: str) -> list[tuple[Check, ...]]:
