@@ -35,11 +35,12 @@ Keywords = dict[str, Any]
 Handler = Callable[["FrozenGates", Any, Sequence[Any], Keywords], Any]
 
 
-def _detached(value: Any) -> Any:
+def _detached(value: Any, only: Tensor | None = None) -> Any:
+    """Return arguments with every tensor held constant, or one of them."""
     if isinstance(value, Tensor):
-        return value.detach()
+        return value.detach() if only is None or value is only else value
     if isinstance(value, (list, tuple)):
-        return type(value)(_detached(item) for item in value)
+        return type(value)(_detached(item, only) for item in value)
     return value
 
 
@@ -154,23 +155,11 @@ def _contraction(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Key
     """
     live = [t for t in tensors_in((*args, *kwargs.values())) if is_live(t)]
     if len(live) == 2 and is_gate(live[0]) != is_gate(live[1]):
-        held = live[0] if is_gate(live[0]) else live[1]
-        args, kwargs = (
-            _without(held, tuple(args)),
-            {k: _without(held, v) for k, v in kwargs.items()},
-        )
-        return func(*args, **kwargs)
+        gate = live[0] if is_gate(live[0]) else live[1]
+        rest = {k: _detached(v, gate) for k, v in kwargs.items()}
+        return func(*_detached(tuple(args), gate), **rest)
     out = func(*args, **kwargs)
     return ScaledGradient.apply(out, 1 / len(live)) if len(live) > 1 else out
-
-
-def _without(held: Tensor, value: Any) -> Any:
-    """Return arguments in which one tensor is held constant."""
-    if value is held:
-        return held.detach()
-    if isinstance(value, (list, tuple)):
-        return type(value)(_without(held, item) for item in value)
-    return value
 
 
 def _add_product(gates: FrozenGates, func: Any, args: Sequence[Any], kwargs: Keywords) -> Any:

@@ -238,7 +238,7 @@ def shift_maps(
             if way.weighted and way.agreeing:
                 back = per_patch(moved_back(fine[way], one), grid)
                 counts = same_places(back, per_patch(own[way], grid))
-                weight = _beside(weight, counts) * counts
+                weight = _with_axes_of(counts, weight) * counts
             running.add(fine[way], weight, one)
     found = []
     for way, running in zip(ways, sums, strict=True):
@@ -288,7 +288,7 @@ def _correlation(one: Tensor, other: Tensor) -> Float[Tensor, "batch ..."]:
     return torch.where(size > 0, together / torch.where(size > 0, size, 1.0), 1.0)
 
 
-def _beside(values: Tensor, like: Tensor) -> Tensor:
+def _with_axes_of(like: Tensor, values: Tensor) -> Tensor:
     """Return values (batch,) with an axis of length 1 for each further one of another tensor."""
     return values.reshape(-1, *(1,) * (like.ndim - 1))
 
