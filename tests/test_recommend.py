@@ -9,6 +9,7 @@ import pytest
 from fake_run import FakeCheck, small_run
 from g3dvit.check_summary import CheckSummary
 from g3dvit.recommend import mark, recommend, show_first
+from g3dvit.report.guidance import shares_of
 
 
 def check(name, verdict="pass", value=0.5, sentence="It says so."):
@@ -77,6 +78,14 @@ def test_shift_averaged_comes_first_and_large_steering_is_told(maps):
     advice = recommend([maps("frozen_gate", GOOD), maps("shift_averaged", GOOD, steering)])
     assert advice.label == "shift averaged"
     assert "ttention steering is large (1.4)" in advice.sentences[1]
+
+
+def test_a_map_for_display_is_not_said_to_leave_the_position_out(maps):
+    share = check("position share", value=0.43)
+    shown = replace(maps("shift_weighted_signed", GOOD, share), display_only=True)
+    assert recommend([shown]).sentences[1].endswith("relevance is the position code.")
+    (told,) = shares_of(shown)
+    assert told["sentence"].endswith("whatever it shows; this map holds it.")
 
 
 def test_a_map_for_display_names_the_one_for_statistics(maps):

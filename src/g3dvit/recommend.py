@@ -186,7 +186,8 @@ def _cautions(base: MapSet, best: MapSet) -> list[str]:
     parts = []
     if "position share" in values:
         share = f"{values['position share']:.0%} of its patches' relevance"
-        parts.append(f"{share} is the position code, so that its content is shown as the map")
+        shown = "" if base.display_only else ", so that its content is shown as the map"
+        parts.append(f"{share} is the position code{shown}")
     steering = {
         one.label: check.value
         for one in (base, best)

@@ -57,9 +57,10 @@ def shares_of(maps: MapSet) -> list[dict[str, Any]]:
     if "position share" in measured or values:
         found = measured.get("position share")
         middle = found.value if found else round(median(values), 4)
+        here = "this map holds it" if maps.display_only else "the brain map leaves it out"
         sentence = (
             f"{middle:.0%} of the relevance of patches (median over volumes) is due to where a "
-            f"patch is, whatever it shows; the brain map leaves it out."
+            f"patch is, whatever it shows; {here}."
         )
         shares.append({"name": "position share", "value": middle, "sentence": sentence})
     steering = measured.get("attention steering")
