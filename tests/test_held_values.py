@@ -15,6 +15,13 @@ class Step(nn.Module):
         return (x > 0).to(x.dtype)
 
 
+class Rounded(nn.Module):
+    """Rounds, and passes the gradient straight through: what is held is as often up as down."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + (x.round() - x).detach()
+
+
 class Model(nn.Module):
     """Two residual MLPs; `mask` hides voxels in front of normalised patches."""
 
@@ -52,6 +59,10 @@ def held(activation: nn.Module) -> list[str]:
 def test_what_a_comparison_passes_on_is_held() -> None:
     assert held(Step()) == ["fail"] * 3
     assert held(nn.GELU()) == ["pass"] * 3
+
+
+def test_held_parts_that_cancel_are_held_all_the_same() -> None:
+    assert held(Rounded()) == ["fail"] * 3
 
 
 def test_voxels_that_a_mask_in_the_model_hides_have_no_relevance() -> None:

@@ -106,6 +106,28 @@ class LiveConstant(Function):
         return per_volume(product, ctx.batch), None
 
 
+class HeldConstant(Function):
+    """A constant that was computed from the input: its share, and what its parts are in size.
+
+    Parts that cancel leave no share, and are as absent from the map as others: the gradient of
+    `size` is the sum of their sizes, a part being what one token has over its features.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, share: Tensor, size: Tensor, constant: Tensor) -> Tensor:
+        ctx.save_for_backward(constant)
+        ctx.batch = share.numel()
+        return constant.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        (constant,) = ctx.saved_tensors
+        product = wide(gradient) * wide(constant)
+        product = torch.where(constant.isfinite(), product, 0.0)
+        parts = product.sum(-1) if product.ndim > 1 else product
+        return per_volume(product, ctx.batch), per_volume(parts.abs(), ctx.batch), None
+
+
 class FrozenLinear(Function):
     """A linear map with a bias; the bias goes to `share`."""
 

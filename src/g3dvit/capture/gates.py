@@ -32,7 +32,13 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from g3dvit.capture.frozen_functions import LiveConstant, is_live, order_of, wide_dtype
+from g3dvit.capture.frozen_functions import (
+    HeldConstant,
+    LiveConstant,
+    is_live,
+    order_of,
+    wide_dtype,
+)
 from g3dvit.capture.gate_rules import HANDLERS
 from g3dvit.capture.graph_walks import comes_straight_from, joined_behind, only_way
 from g3dvit.capture.held_values import is_held, note_held
@@ -127,6 +133,7 @@ class FrozenGates(TorchFunctionMode):
         self.share = torch.ones(self.batch, dtype=wide_dtype(x), device=x.device)
         self.share.requires_grad_()
         self.held_share = torch.ones_like(self.share).requires_grad_()
+        self.held_size = torch.ones_like(self.share).requires_grad_()
         self.token_counts = tuple(dict.fromkeys(token_counts))
         self.constants: list[Constant] = []
         self.patch_norms: list[PatchNorm] = []
@@ -172,8 +179,11 @@ class FrozenGates(TorchFunctionMode):
             tensor = tensor.to(like.dtype)
         full = tensor.detach().expand(shape)
         if self.tokens is not None:
-            share = self.held_share if held else self.share_now()
-            noted: Tensor = LiveConstant.apply(share, full)
+            noted: Tensor
+            if held:
+                noted = HeldConstant.apply(self.held_share, self.held_size, full)
+            else:
+                noted = LiveConstant.apply(self.share_now(), full)
             return noted
         leaf = full.clone().requires_grad_()
         count, differs = self._place(tensor, shape)

@@ -18,7 +18,7 @@ _PIECEWISE = ("Relu", "LeakyRelu", "Threshold", "Prelu")
 
 
 def _live_parents(node: Any) -> list[Any]:
-    constant = ("AccumulateGrad", "LiveConstant")
+    constant = ("AccumulateGrad", "LiveConstant", "HeldConstant")
     parents = [parent for parent, _ in node.next_functions if parent is not None]
     return [p for p in parents if not p.name().split("::")[-1].startswith(constant)]
 

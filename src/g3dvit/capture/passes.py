@@ -138,6 +138,8 @@ class FrozenProducts:
         All constants after it, summed.
     held : (batch,)
         What was computed from the input after it and is held constant; part of no other sum.
+    held_size : (batch,)
+        The sizes of its parts, a part being what one token has: parts may cancel in the sum.
     slopes : (batch, ...)
         Where voxels are normalised patch by patch: the gradient at the voxels themselves, with the
         scale of that normalisation frozen and its mean alive. None elsewhere.
@@ -154,6 +156,7 @@ class FrozenProducts:
     constants: tuple[ConstantProducts, ...]
     later: Float[Tensor, " batch"]
     held: Float[Tensor, " batch"]
+    held_size: Float[Tensor, " batch"]
     slopes: Tensor | None = field(default=None, repr=False)
     past_norms: Tensor | None = field(default=None, repr=False)
     beside: Float[Tensor, " batch"] | None = None
@@ -262,7 +265,10 @@ class FrozenPass:
         edges = [] if gates.tokens is None else [gates.tokens.edge]
         norms = [norm.leaf for norm in gates.patch_norms]
         leaves = [constant.leaf for constant in gates.constants]
-        inputs: list[Any] = [gates.leaf, gates.share, gates.held_share, *norms, *leaves, *edges]
+        inputs: list[Any] = [
+            *(gates.leaf, gates.share, gates.held_share, gates.held_size),
+            *(*norms, *leaves, *edges),
+        ]
         gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
         if self.logits.requires_grad:
             gradients = torch.autograd.grad(
@@ -272,7 +278,7 @@ class FrozenPass:
                 retain_graph=True,
                 allow_unused=True,
             )
-        of_voxels, of_share, of_held, *rest = gradients
+        of_voxels, of_share, of_held, of_size, *rest = gradients
         past = voxels = _product(gates.leaf, of_voxels)
         for norm, gradient in zip(gates.patch_norms, rest, strict=False):
             voxels = voxels + carry_back(_product(norm.leaf, gradient), norm.source, gates.leaf)
@@ -284,6 +290,7 @@ class FrozenPass:
         none = torch.zeros_like(gates.share)
         later = none if of_share is None else of_share.detach()
         held = none if of_held is None else of_held.detach()
+        size = none if of_size is None else of_size.detach()
         tokens: Tensor | None = None
         beside: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
         if gates.tokens is not None:
@@ -294,7 +301,7 @@ class FrozenPass:
             if bool((missed.abs() > _ELSEWHERE * tokens.abs().sum(1)).any()):
                 beside = self._beside(voxels, before, rest[-1])
         found = self._slopes(at_norms) if slopes and norms else None
-        return FrozenProducts(voxels, tokens, constants, later, held, found, past, *beside)
+        return FrozenProducts(voxels, tokens, constants, later, held, size, found, past, *beside)
 
     def _beside(
         self, voxels: Tensor, before: Tensor, at_tokens: Tensor | None

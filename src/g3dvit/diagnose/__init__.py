@@ -30,7 +30,7 @@ cancelling voxels   sum_p |R_p| / sum_v |R_v|                                  <
 completeness        |sum of shares - score| / max(|score|, sum |R|)            > 0.05    > 0.01
 beside the tokens   sum_v |R_v| of what does not pass the tokens / max(|score|,  > 0.2   > 0.01
                     sum |R|); told by frozen gates, for methods at tokens too
-held constants      |share of values held constant| / max(|score|, sum |R|)    > 0.2     > 0.02
+held constants      sum over tokens of |held constants| / max(|score|, sum |R|)  > 0.2    > 0.02
 removal             max_p |R_p| / max(max_p |R_p|, |score|)                    < 6e-6    < 1e-3
 draws               rms standard error of R_p over their standard deviation    > 0.7     > 0.4
 kept shifts         share of shifts that do not change the model's decision    0         < 0.5

@@ -74,6 +74,10 @@ class Products(Protocol):
         """(batch,), what was computed from the input later on and is held constant."""
 
     @property
+    def held_size(self) -> Tensor:
+        """(batch,), the sizes of its parts, token by token."""
+
+    @property
     def beside(self) -> Tensor | None:
         """(batch,), sizes of what voxels bring beside the tokens; None where there is none."""
 
@@ -99,7 +103,8 @@ class FrozenGateMap:
     prefix, bias : (batch,)
         From prefix and suffix tokens, and from all later constants, held values among them.
     held : (batch,)
-        From values that the model computes from the input and adds, and that are held constant.
+        Size of what comes from values that the model computes from the input and adds, and that are
+        held constant: the sum over tokens of its absolute value.
     voxels : (batch, ...)
         In the layout of the input; with the embedding bias they make up the content.
     total_from_voxels, total_from_tokens : (batch,)
@@ -163,12 +168,12 @@ def frozen_gate(
         return values[:, start : start + num_patches]
 
     position, embedding_bias = zeros, zeros
-    held = products.held
-    before, behind = torch.zeros_like(offset), products.later + held + offset
+    held = products.held_size
+    before, behind = torch.zeros_like(offset), products.later + products.held + offset
     for constant in products.constants:
         total = constant.products.sum(1)
         if constant.held:
-            held = held + total
+            held = held + constant.products.abs().sum(1)
         if not constant.before_tokens:
             behind = behind + total
             continue
@@ -249,7 +254,7 @@ def frozen_gate_noise(
 
 
 def held_share(shares: FrozenGateMap, score: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """Return how much of the score comes from values held constant, relative to its size."""
+    """Return the size of what comes from values held constant, relative to that of the score."""
     return shares.held.double().abs() / _size(shares, score)
 
 
