@@ -6,8 +6,10 @@ import pytest
 import torch
 from monai.networks.nets import ViT as MonaiViT
 from torch import nn
+from torch.nn import functional
 from vit_pytorch.simple_vit_3d import SimpleViT
 
+from g3dvit.capture.gate_gamma import GammaLinear
 from g3dvit.errors import MethodError
 from g3dvit.explain import Explainer
 from gallery import GALLERY, PATCH, SHAPE, ConvPatches, Patches, TinyViT, seeded
@@ -134,6 +136,18 @@ def test_in_float64_nothing_is_lost(gamma):
     assert float(result.completeness_error.max()) < 1e-11
     total = result.relevance.flatten(2).sum(2) + result.prefix + result.bias
     torch.testing.assert_close(total, result.scores, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_units_that_get_nothing_hand_finite_shares_on(dtype):
+    x = torch.tensor([[0.0, 0, 0], [1, -2, 3]], dtype=dtype, requires_grad=True)
+    weight = torch.tensor([[0.5, 1, -1], [0, 0, 0]], dtype=dtype)
+    out = functional.linear(x.detach(), weight)
+    y = GammaLinear.apply(x, None, weight, out, functional.linear, torch.matmul, 0.5)
+    (found,) = torch.autograd.grad(y, x, torch.full_like(y, 1e4))
+    assert found.isfinite().all()
+    given = float((found[1] * x[1]).sum())
+    assert given == pytest.approx(1e4 * float(out[1].sum()), rel=1e-2)
 
 
 def test_a_convolution_follows_the_same_rule_as_the_linear_map_it_is():

@@ -99,10 +99,12 @@ class GammaGates(FrozenGates):
 class GammaLinear(Function):
     """A linear map whose backward pass follows the gamma rule.
 
-    With M the sum of ``|m_ij|`` over i, positive contributions to unit j are ``(z_j + M_j) / 2``;
-    with s the gradient that each unit hands on, what inputs get is
+    With M the sum of ``|m_ij|`` over i, the bias among them, contributions of the sign of z_j add
+    up to ``(|z_j| + M_j) / 2`` in size, so that ``z'_j / z_j = D_j / |z_j|``,
+    ``D = (1 + gamma / 2) |z| + gamma / 2 M``; with s the gradient that each unit gets, over D,
+    inputs get
 
-        ``T + gamma (T + sgn(x) U) / 2``,  ``T = W^T s``,  ``U = |W|^T (s sgn(z))``:
+        ``(1 + gamma / 2) T + gamma / 2 sgn(x) U``,  ``T = W^T (s |z|)``,  ``U = |W|^T (s z)``:
 
     one pass of the map forward and two backward, not one for each pair of signs.
     """
@@ -126,22 +128,25 @@ class GammaLinear(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, bias, weight, out = ctx.saved_tensors
-        linear, gamma = ctx.linear, ctx.gamma
+        linear, half = ctx.linear, ctx.gamma / 2
         back = ctx.back or (lambda values, weights: _back(linear, x, values, weights))
         sizes = weight.abs()
+        below = linear(x.abs(), sizes)
         z = out if bias is None else out + bias
-        positive = (out + linear(x.abs(), sizes)) / 2
         if bias is not None:
-            positive = positive + bias.clamp(min=0)
-        up = z > 0
-        counted = z + gamma * torch.where(up, positive, z - positive)
-        scaled = gradient * torch.where(counted != 0, z / torch.where(counted != 0, counted, 1), 0)
-        plain = back(scaled, weight)
-        signed = back(torch.where(up, scaled, -scaled), sizes)
-        grad_x = plain + gamma / 2 * (plain + torch.where(x > 0, signed, -signed))
+            below = below + bias.abs()
+        size = z.abs()
+        # Where nothing goes in, nothing comes out: 0 / 0 counts as 0.
+        below = below.mul_(half).add_(size, alpha=1 + half)
+        below = below.masked_fill_(below == 0, 1)
+        handed_on = gradient / below
+        signed = handed_on * z
+        plain = handed_on.mul_(size)
+        grad_x = back(plain, weight).mul_(1 + half)
+        grad_x = grad_x.add_(back(signed, sizes).mul_(x.sign()), alpha=half)
         grad_bias = None
         if bias is not None:
-            grad_bias = scaled + gamma * scaled * ((bias > 0) == up)
+            grad_bias = plain.mul_(1 + half).add_(signed.mul_(bias.sign()), alpha=half)
         return grad_x, grad_bias, None, None, None, None, None
 
 
