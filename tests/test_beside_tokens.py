@@ -90,6 +90,27 @@ def test_what_passes_by_the_tokens_fails_every_map_at_tokens(what: str) -> None:
     assert verdicts(model) == {name: {"fail"} for name in AT_TOKENS}
 
 
+@pytest.mark.parametrize("method", AT_TOKENS[:-1])
+def test_on_request_it_is_told_without_frozen_gates_too(method: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(1)) + 0.5
+    for model, verdict in ((Model(past=5.0), "fail"), (Model(), "pass")):
+        explainer = g3dvit.Explainer(model.eval(), SHAPE)
+        options = {"score": "log_odds", "target": 0}
+        plain = explainer.explain(x, method, **options)
+        asked = explainer.explain(x, method, check="all", **options)
+        both = explainer.explain(x, [method, "frozen_gate"], check="all", **options)
+        for found, times in ((plain, 0), (asked, 1), (both[method], 1)):
+            told = [[c for c in row if c.name == "beside the tokens"] for row in found.checks]
+            assert [len(row) for row in told] == [times] * 3
+            assert {c.verdict for row in told for c in row} <= {verdict}
+        later = explainer.check(x, plain, "beside")
+        expected = [
+            c.value for row in both[method].checks for c in row if c.name == later[0][0].name
+        ]
+        assert [row[0].value for row in later] == pytest.approx(expected, abs=1e-6)
+
+
 def test_its_size_is_that_of_the_path() -> None:
     torch.manual_seed(0)
     model, x = Model(past=5.0).eval(), torch.rand(2, *SHAPE)

@@ -53,6 +53,7 @@ def fingerprint(model):
         "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002
         "python": random.getstate(),
         "fast": torch.backends.mha.get_fastpath_enabled(),
+        "tf32": torch.backends.cudnn.allow_tf32,
         "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
     }  # fmt: skip
 
@@ -73,6 +74,7 @@ def test_guest_leaves_no_trace(failure):
         with guest(model) as inside:
             assert not any(m.training for m in inside.modules())
             assert not any(p.requires_grad for p in inside.parameters())
+            assert not torch.backends.cudnn.allow_tf32
             with watch_layer(inside, "body.0") as record:
                 inside(torch.randn(3, 4), failure)  # random numbers are drawn, too
             assert record.calls == 1

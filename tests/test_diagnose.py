@@ -98,15 +98,24 @@ def test_float64_agreement_thresholds():
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"), [(1e-7, "pass"), (0.02, "warn"), (0.2, "fail"), (math.nan, "fail")]
+    ("error", "expected", "in_half"),
+    [
+        (9e-5, "pass", "pass"),
+        (1.1e-4, "warn", "pass"),
+        (9e-3, "warn", "pass"),
+        (0.011, "fail", "warn"),
+        (0.06, "fail", "fail"),
+        (math.nan, "fail", "fail"),
+    ],
 )
-def test_completeness_thresholds(error, expected):
+def test_completeness_thresholds(error, expected, in_half):
     assert diagnose.check_completeness(error).verdict == expected
+    assert diagnose.check_completeness(error, half=True).verdict == in_half
 
 
 def test_completeness_names_the_module():
     sentence = diagnose.check_completeness(0.2, "the module 'gate'").sentence
-    assert "lost or gained in the module 'gate' (0.2; at most 0.05" in sentence
+    assert "lost or gained in the module 'gate' (0.2; at most 0.01" in sentence
 
 
 def test_worst_orders_verdicts():

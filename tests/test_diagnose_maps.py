@@ -188,7 +188,7 @@ def test_further_checks_are_made_on_request_only_and_by_their_names():
         ["float64 agreement", "jitter", "class-blind", "amplitude blindness", "invisible patches",
          "attention steering", "batch dependence", "input-blind"]
     )  # fmt: skip
-    assert len(CHECKS) == 8
+    assert len(CHECKS) == 9  # "beside the tokens" is there already, told by frozen gates
     with pytest.raises(InputError, match="there is no check 'beauty'"):
         explainer.explain(x, check="beauty")
 
@@ -201,9 +201,12 @@ def test_checks_of_a_result_are_those_of_explaining():
     for one in result.values():
         rows = explainer.check(x, one)
         for mine, row in zip(rows, one.checks, strict=True):
-            assert [c.name for c in mine] == [c.name for c in row[-len(mine) :]]
+            theirs = {c.name: c.value for c in row}  # among them what is told by frozen gates
+            assert len(theirs) == len(row) and len(mine) == len(CHECKS) - (
+                one.method == "token_gradcam"
+            )
             assert [c.value for c in mine] == pytest.approx(
-                [c.value for c in row[-len(mine) :]], rel=1e-4, abs=1e-6, nan_ok=True
+                [theirs[c.name] for c in mine], rel=1e-4, abs=1e-6, nan_ok=True
             )
 
 
@@ -221,7 +224,11 @@ def test_the_user_s_mask_says_what_is_brain():
     assert explainer.check(x, result, "invisible", brain=part)[0][0].verdict == "fail"
     part[:, 4:8, :4, :] = 1
     assert explainer.check(x, result, "invisible", brain=part)[0][0].value == pytest.approx(0.5)
-    assert explainer.check(x, result, "invisible")[0][0].value == pytest.approx(0)  # background
+    guessed = explainer.check(x, result, "invisible")[0][0]
+    assert guessed.value == pytest.approx(0)  # background
+    assert "3 of 27 patches are constant, all of one value" in guessed.sentence
+    assert "The model sees the patches of this volume that are not background" in guessed.sentence
+    assert "background" not in explainer.check(volumes(), result, "invisible")[0][0].sentence
 
 
 def test_batch_dependence_is_the_change_by_the_volume_beside_it():

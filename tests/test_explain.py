@@ -193,12 +193,42 @@ def test_volumes_that_cannot_be_used(explainer, name):
         ({"labels": [0]}, InputError, "1 `labels` were given for 5 volumes"),
         ({"score": "likelihood"}, TargetError, "no score 'likelihood'"),
         ({"batch_size": 0}, InputError, "positive integer, was given 0"),
+        ({"batch_size": "a"}, InputError, "positive integer, was given 'a'"),
+        ({"batch_size": float("inf")}, InputError, "positive integer, was given inf"),
         ({"check": "colour"}, InputError, "no check 'colour'"),
+        ({"check": None}, InputError, "no check None"),
+        ({"method": None}, MethodError, "no method None"),
+        ({"method": 3}, MethodError, "no method 3"),
+        *(
+            ({"method": "frozen_gate_gamma", "gamma": gamma}, MethodError, "`gamma` takes a finite")
+            for gamma in ("a", float("inf"), float("nan"), -1)
+        ),
+        *(
+            ({"method": "smoothgrad", "noise": noise}, MethodError, "`noise` takes a finite")
+            for noise in ("a", float("inf"), float("nan"), -1, None)
+        ),
+        *(
+            ({"method": "smoothgrad", "seed": seed}, MethodError, "`seed` takes an integer from 0")
+            for seed in (-1, 1.5, "a", None)
+        ),
+        ({"method": "shift_averaged", "shifts": None}, MethodError, "`shifts` takes a positive"),
     ],
 )
 def test_requests_that_cannot_be_met(explainer, options, error, match):
     with pytest.raises(error, match=match):
         explainer.explain(X, **options)
+
+
+def test_grad_cam_plus_plus_goes_by_the_name_of_its_paper_too(explainer):
+    own = explainer.explain(X, "gradcam_plus_plus")
+    other = explainer.explain(X, "gradcam++")
+    assert other.method == "gradcam_plus_plus"
+    torch.testing.assert_close(own.relevance, other.relevance, rtol=0, atol=0)
+    found = explainer.explain(X, ["gradcam++", "hirescam", "gradcam_plus_plus"])
+    assert list(found) == ["gradcam_plus_plus", "hirescam"]
+    assert found["gradcam++"] is found["gradcam_plus_plus"]
+    with pytest.raises(KeyError, match="gradcam"):
+        found["gradcam"]
 
 
 def test_an_argument_of_one_of_several_methods_is_fine(explainer):

@@ -490,6 +490,67 @@ def test_an_unknown_operation_fails_completeness_and_is_named(where):
     assert result.relevance.isfinite().all()
 
 
+class Opaque(torch.autograd.Function):
+    """A kernel of an extension, which torch sees as one call: x + k x^2."""
+
+    @staticmethod
+    def forward(ctx, x, k):
+        ctx.save_for_backward(x)
+        ctx.k = k
+        return x + k * x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * (1 + 2 * ctx.k * x), None
+
+
+class Kernel(nn.Module):
+    def __init__(self, k):
+        super().__init__()
+        self.k = k
+
+    def forward(self, x):
+        return Opaque.apply(x, self.k)
+
+
+VARIANTS = ("frozen_gate", "frozen_gate_gamma", "frozen_gate_noise", "shift_averaged")
+
+
+@pytest.mark.parametrize("k", [0.02, 0.1])
+def test_a_small_loss_of_relevance_is_told_and_named(k):
+    model = drifted(seeded(TinyViT)())
+    model.blocks[1].mlp.add_module("kernel", Kernel(k))
+    options = {"target": 0, "score": "logit", "shifts": 2, "samples": 2}
+    found = Explainer(model, (1, *SHAPE)).explain(
+        seeded_input((1, *SHAPE)), list(VARIANTS), **options
+    )
+    for name in VARIANTS:
+        checks = [c for row in found[name].checks for c in row if c.name == "completeness"]
+        assert len(checks) == 3 and all(1e-4 < c.value < 0.05 for c in checks), name
+        assert all((c.verdict == "fail") == (c.value > 0.01) for c in checks), name
+        assert {c.verdict for c in checks} <= {"warn", "fail"}, name
+        assert all("'blocks.1.mlp.kernel' (Kernel)" in c.sentence for c in checks), name
+
+
+class InHalf(nn.Module):
+    """Half precision in one part of a float32 model, as some kernels want it."""
+
+    def forward(self, x):
+        return x.bfloat16().to(x.dtype)
+
+
+def test_half_precision_inside_of_a_model_is_no_unknown_operation():
+    model = drifted(seeded(TinyViT)())
+    model.blocks[0].mlp.add_module("in_half", InHalf())
+    result = Explainer(model, (1, *SHAPE)).explain(
+        seeded_input((1, *SHAPE)), "frozen_gate", target=0, score="logit"
+    )
+    checks = [c for row in result.checks for c in row if c.name == "completeness"]
+    assert max(c.value for c in checks) > 1e-4
+    assert {(c.verdict, c.threshold_warn) for c in checks} == {("pass", 0.01)}
+
+
 def test_probabilities_are_told_apart_from_logits():
     model = seeded(lambda: TinyViT(wrap=lambda z: z.softmax(-1)))()
     result = Explainer(model, (1, *SHAPE)).explain(seeded_input((1, *SHAPE)), "frozen_gate")

@@ -232,7 +232,7 @@ def test_in_half_precision_float32_copies_are_run():
 
 def test_gamma_is_an_argument_of_its_method_alone():
     explainer = Explainer(GALLERY["class token first"].build(), (1, *SHAPE))
-    with pytest.raises(MethodError, match="`gamma` takes a number from 0, was given -1"):
+    with pytest.raises(MethodError, match="`gamma` takes a finite number from 0, was given -1"):
         explainer.explain(X, "frozen_gate_gamma", gamma=-1)
     with pytest.raises(
         MethodError, match=r"`gamma` means nothing to frozen_gate; .*: frozen_gate_g"

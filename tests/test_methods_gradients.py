@@ -10,7 +10,7 @@ from torch import nn
 from g3dvit.errors import InputError, MethodError
 from g3dvit.explain import Explainer
 from g3dvit.methods import expected_gradients, integrated_gradients, smoothgrad
-from gallery import GALLERY, SHAPE, Patches, TinyViT, seeded
+from gallery import GALLERY, PATCH, SHAPE, Patches, TinyViT, seeded
 from test_methods import drifted, vit
 
 GENERATOR = torch.Generator().manual_seed(6)
@@ -156,6 +156,20 @@ def test_too_few_points_are_told(plain):
     assert check.value == pytest.approx(float(result.completeness_error[0]))
 
 
+def test_a_reference_of_constant_patches_is_refused_where_the_model_cannot_see_it(plain, normed):
+    levels = torch.randn(1, 1, *(n // p for n, p in zip(SHAPE, PATCH, strict=True)))
+    for axis, edge in zip((2, 3, 4), PATCH, strict=True):
+        levels = levels.repeat_interleave(edge, axis)
+    one_voxel = torch.zeros(1, 1, *SHAPE)
+    one_voxel[..., 0, 0, 0] = 1
+    rounding = 1e-6 * torch.randn(1, 1, *SHAPE)
+    for reference in (levels, one_voxel, rounding):
+        for method in ("integrated_gradients", "occlusion"):
+            with pytest.raises(MethodError, match="or in nearly every patch"):
+                normed.explain(X, method, references=reference)
+            plain.explain(X, method, references=reference)
+
+
 def test_a_constant_reference_is_refused_where_the_model_cannot_see_it(plain, normed):
     for method in ("integrated_gradients", "expected_gradients"):
         for value in (0.0, 3.0):
@@ -227,7 +241,7 @@ def test_arguments_that_cannot_serve_are_refused(plain):
         plain.explain(X, samples=3)
     with pytest.raises(MethodError, match="`samples` takes a positive integer, was given 0"):
         plain.explain(X, "smoothgrad", samples=0)
-    with pytest.raises(MethodError, match="`noise` takes a number from 0"):
+    with pytest.raises(MethodError, match="`noise` takes a finite number from 0"):
         plain.explain(X, "smoothgrad", noise=-1)
     with pytest.raises(InputError, match=r"shape \(references, 1, 8, 6, 15\), was given"):
         plain.explain(X, "integrated_gradients", references=REFERENCES[:, :, :4])

@@ -7,12 +7,13 @@ import torch
 from captum.attr import LayerGradCam, LayerGradientXActivation
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from vit_pytorch.simple_vit_3d import SimpleViT
 
 from folded_models import divided
 from g3dvit.errors import LayerError, MethodError
 from g3dvit.explain import Explainer
 from g3dvit.methods import cam, eigencam, gradcam, gradcam_plus_plus, layercam, xgradcam
-from gallery import GALLERY, SHAPE, Block, Patches, TinyViT, seeded
+from gallery import GALLERY, PATCH, SHAPE, Attention, Block, Patches, TinyViT, seeded
 from test_methods import drifted, vit
 
 X = torch.randn(2, 1, *SHAPE, generator=torch.Generator().manual_seed(4))
@@ -189,23 +190,92 @@ def test_cam_takes_the_block_where_there_is_no_final_norm():
     torch.testing.assert_close(total, result.logits[:, 0], rtol=1e-4, atol=1e-5)
 
 
-def test_attention_in_one_direction_only_feeds_what_it_reads():
-    """A post-norm block: what its attention reads is the norm that ends the block before."""
-    model = drifted(
-        seeded(lambda: TinyViT(block=lambda d: Block(d, post=True), final_norm=False))()
+def test_hirescam_blocks_is_refused_where_an_attention_reads_no_norm():
+    """Post-norm blocks: what the first attention reads is no normalisation's output."""
+    for before in (0, 1):
+        model = drifted(
+            seeded(lambda n=before: TinyViT(block=lambda d: Block(d, post=True), before=n))()
+        )
+        explainer = Explainer(model, (1, *SHAPE))
+        with pytest.raises(LayerError, match="reads tokens that no normalisation layer gives"):
+            explainer.explain(X, "hirescam_blocks")
+
+
+def test_a_norm_of_the_patch_embedding_is_not_what_an_attention_reads():
+    model = TinyViT(
+        block=lambda d: Block(d, post=True), before=0, pool="all", embed=NormedPatches()
     )
-    explainer = Explainer(model, (1, *SHAPE))
-    found = explainer.explain(X, "hirescam_blocks", target=0, score="logit")
-    single = explainer.explain(
-        X, "hirescam", target=0, score="logit", target_layer="blocks.0.norm2"
-    )
-    torch.testing.assert_close(found.relevance, single.relevance, rtol=1e-3, atol=1e-6)
+    explainer = Explainer(drifted(model), (1, *SHAPE))
+    with pytest.raises(LayerError, match=r"'embed\.2', which is not its own"):
+        explainer.explain(X, "hirescam_blocks")
+
+
+class OwnSoftmax(Attention):
+    """Writes its softmax with `exp`, which nothing tells from other arithmetic."""
+
+    def forward(self, x):
+        q, k, v = self.to_qkv(x).chunk(3, dim=-1)
+        weights = (q @ k.mT / q.shape[-1] ** 0.5).exp()
+        return self.to_out(weights / weights.sum(-1, keepdim=True) @ v)
+
+
+def test_hirescam_blocks_is_refused_where_no_attention_is_recognised():
+    model = seeded(TinyViT)()
+    for block in model.blocks:
+        block.attention = OwnSoftmax(12)
+    with pytest.raises(LayerError, match="no attention is recognised"):
+        Explainer(drifted(model), (1, *SHAPE)).explain(X, "hirescam_blocks")
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_hirescam_blocks_adds_up_all_blocks_of_models_without_further_tokens(depth):
+    model = SimpleViT(
+        image_size=SHAPE[1:], image_patch_size=PATCH[1:], frames=SHAPE[0],
+        frame_patch_size=PATCH[0],
+        num_classes=3, dim=36, depth=depth, heads=2, mlp_dim=32, channels=1, dim_head=8,
+    )  # fmt: skip
+    drifted(model)
+    kept = []
+    handles = [
+        layers[0].norm.register_forward_hook(
+            lambda _m, _a, out: kept.append(out.requires_grad_()) or kept[-1]
+        )
+        for layers in model.transformer.layers
+    ]
+    gradients = torch.autograd.grad(model(X)[:, 2].sum(), kept)
+    for handle in handles:
+        handle.remove()
+    total = sum((a * g).sum(2) for a, g in zip(kept, gradients, strict=True)).detach()
+    found = Explainer(model, (1, *SHAPE)).explain(X, "hirescam_blocks", target=2, score="logit")
+    assert len(kept) == depth
+    torch.testing.assert_close(found.relevance.flatten(1), total, rtol=1e-4, atol=1e-6)
+
+
+def test_other_methods_of_one_layer_take_what_an_attention_reads():
+    """With a mean of tokens the last one alive is that of a feed-forward branch."""
+    names = ["token_gradcam", "hirescam", "layercam"]
+    bare = drifted(seeded(lambda: TinyViT(pool="patches", final_norm=False))())
+    explainer = Explainer(bare, (1, *SHAPE))
+    found = explainer.explain(X, names)
+    assert [found[n].target_layer for n in names] == [
+        "blocks.1.norm2", "blocks.1.norm1", "blocks.1.norm1",
+    ]  # fmt: skip
+    assert "layer of other methods" in str(explainer.geometry)
+    for name in names:
+        alone = explainer.explain(X, name, target_layer=found[name].target_layer, score="log_odds")
+        torch.testing.assert_close(alone.relevance, found[name].relevance)
+    named = explainer.explain(X, names, target_layer="blocks.0.norm2")
+    assert {one.target_layer for one in named.values()} == {"blocks.0.norm2"}
+    # All goes through the last one alive of a block that normalises behind its branches.
+    post = TinyViT(pool="patches", final_norm=False, block=lambda d: Block(d, post=True))
+    geometry = Explainer(drifted(post), (1, *SHAPE)).geometry
+    assert geometry.attention_layer == geometry.default_layer == "blocks.1.norm1"
 
 
 def test_hirescam_blocks_is_refused_where_the_blocks_have_no_norm():
     model = drifted(seeded(lambda: TinyViT(norm=lambda _: nn.Identity(), embed=NormedPatches()))())
     explainer = Explainer(model, (1, *SHAPE))
-    with pytest.raises(LayerError, match="no normalisation layer feeds an attention"):
+    with pytest.raises(LayerError, match="some attentions of this model are over 31"):
         explainer.explain(X, "hirescam_blocks")
 
 

@@ -218,6 +218,9 @@ def test_other_methods_of_the_table_can_be_asked_for(tmp_path, capsys) -> None:
     for maps in result.maps:
         assert np.abs(maps.volumes[0].data).max() > 0
         assert "saturated head" in {check.name for check in maps.summary}
+        # Without frozen gates it is told of the first volumes, for methods at tokens.
+        told = [check.name for check in maps.checks[0]].count("beside the tokens")
+        assert told == (maps.method in ("gradcam", "layercam", "hirescam"))
     units = {maps.method: maps.units for maps in result.maps}
     assert units["gradcam"] == "probability"
     assert units["smoothgrad"] == "score per unit of signal"
@@ -328,6 +331,9 @@ def test_the_command_recommends_a_map_and_says_which_checks_it_made(written) -> 
     (sidecar,) = (folder / "out").glob("maps/*frozengate_relevance.json")
     volumes = json.loads(sidecar.read_text())["checks"]
     assert all("input-blind" in {check["name"] for check in row} for row in volumes)
+    limits = {c["name"]: (c["threshold_warn"], c["threshold_fail"]) for c in volumes[0]}
+    assert limits["completeness"] == (1e-4, 0.01) and limits["patch share"] == (0.2, 0.02)
+    assert all(len({c["name"] for c in row}) == len(row) for row in volumes)
 
 
 def test_class_means_of_content_and_position_add_up_to_those_of_relevance(tmp_path) -> None:

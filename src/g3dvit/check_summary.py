@@ -6,10 +6,13 @@ become the second.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal, Protocol
+
+from g3dvit.checks import number
 
 #: How the sentence of a check ends that was made on some volumes and counts for all; how many
 #: volumes it warned or failed of is then no count of volumes that were looked at.
@@ -46,15 +49,20 @@ class CheckSummary:
 
     Parameters
     ----------
-    name, sentence
-        As in the check itself; the sentence counts the volumes.
+    name
+        As in the check itself.
+    sentence
+        That of the volume with this verdict (or the worst there is) which lies nearest the median;
+        it counts the volumes, and gives the median where that is another number.
     value
-        Median over the volumes.
+        Median over the volumes, those left out whose value is not a number.
     verdict
         ``"fail"`` if at least half of the volumes failed; ``"warn"`` if any failed or at least
         half were not passed; else ``"pass"``.
     n_pass, n_warn, n_fail
         Number of volumes with each verdict.
+    threshold_warn, threshold_fail
+        Of the check itself, where it has them.
     """
 
     name: str
@@ -64,6 +72,8 @@ class CheckSummary:
     n_pass: int
     n_warn: int
     n_fail: int
+    threshold_warn: float | None = None
+    threshold_fail: float | None = None
 
 
 def worst(checks: Sequence[CheckLike]) -> Verdict:
@@ -93,18 +103,30 @@ def _summary(name: str, found: Sequence[CheckLike]) -> CheckSummary:
         verdict = "fail"
     elif count["fail"] or 2 * count["warn"] >= len(found):
         verdict = "warn"
-    # the sentence of a volume that got this verdict, or of the worst one there is
-    told = max(found, key=lambda c: (c.verdict == verdict, _ORDER.index(c.verdict)))
+    values = [check.value for check in found if not math.isnan(check.value)]
+    middle = float(median(values)) if values else math.nan
+
+    def fit(check: CheckLike) -> tuple[bool, int, float]:
+        """Rank the volumes: this verdict, else the worst one there is; then nearest the median."""
+        far = math.inf if math.isnan(check.value) else abs(check.value - middle)
+        return check.verdict == verdict, _ORDER.index(check.verdict), -far
+
+    told = max(found, key=fit)
     sentence = told.sentence
-    if len(found) > 1 and verdict != "pass" and not sentence.endswith(FOR_ALL):
-        told_of = [f"{count[v]} {word}" for v, word in _COUNTED if count[v]]
-        sentence += f" (of {len(found)} volumes {', '.join(told_of)})"
+    if len(found) > 1 and not sentence.endswith(FOR_ALL):
+        words = [f"{count[v]} {word}" for v, word in _COUNTED if count[v] and verdict != "pass"]
+        if values and number(told.value) != number(middle):
+            words.append(f"median {number(middle)}")
+        if words:
+            sentence += f" (of {len(found)} volumes {', '.join(words)})"
     return CheckSummary(
         name=name,
-        value=float(median(check.value for check in found)),
+        value=middle,
         verdict=verdict,
         sentence=sentence,
         n_pass=count["pass"],
         n_warn=count["warn"],
         n_fail=count["fail"],
+        threshold_warn=getattr(told, "threshold_warn", None),
+        threshold_fail=getattr(told, "threshold_fail", None),
     )

@@ -36,7 +36,7 @@ from g3dvit.explain_request import (
     resolve_options,
     resolve_weightings,
 )
-from g3dvit.explain_result import explanation_of
+from g3dvit.explain_result import ByMethod, explanation_of
 from g3dvit.explanation import Explanation
 from g3dvit.geometry import Geometry
 from g3dvit.seen import patches_in
@@ -202,7 +202,8 @@ class Explainer:
             for token Grad-CAM alone, log-odds as soon as another method is asked for.
         target_layer
             A layer by name; None is the last normalisation layer whose gradients tell patches
-            apart, ``geometry.default_layer``.
+            apart, ``geometry.default_layer``, for token Grad-CAM, and for other methods of one
+            layer ``geometry.attention_layer``.
         batch_size
             Volumes at a time; None chooses by the number of tokens.
         labels : (volumes,)
@@ -242,12 +243,14 @@ class Explainer:
         targets, several_targets = split_targets(target, self.geometry.num_outputs)
         refuse_target_of_function(scored, target)
         weightings, several_weightings = resolve_weightings(weighting, names)
+        layer = resolve_layer(target_layer, names, self.geometry, self.model)
         request = Request(
             methods=names,
             weightings=weightings,
             targets=targets,
             score=scored,
-            target_layer=resolve_layer(target_layer, names, self.geometry, self.model),
+            target_layer=layer,
+            attention_layer=layer if target_layer else self.geometry.attention_layer or layer,
             class_names=self.class_names,
             options=resolve_options(
                 {
@@ -293,16 +296,15 @@ class Explainer:
         if "input_blind" in checks:
             add_input_blind(batches, names, self.geometry.num_patches)
         # 4. one value per method
-        found = {
-            name: explanation_of(
+        found = ByMethod()
+        for name in names:
+            found[name] = explanation_of(
                 name,
                 request,
                 batches,
                 several_targets=several_targets,
                 several_weightings=several_weightings,
             )
-            for name in names
-        }
         return found[names[0]] if isinstance(method, str) else found
 
     def check(

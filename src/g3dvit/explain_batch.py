@@ -15,11 +15,19 @@ from torch import Tensor, nn
 
 from g3dvit import diagnose
 from g3dvit.capture import FrozenPass, LayerPass, wider
-from g3dvit.capture.conservation import unconserved_module
+from g3dvit.capture.frozen_functions import HALF
 from g3dvit.explain_attention import explain_attention
 from g3dvit.explain_checks import add_map_checks
 from g3dvit.explain_context import BatchResult, Context, host
-from g3dvit.explain_gates import explain_gates, patch_share, share_maps, shares_of, shuffles
+from g3dvit.explain_gates import (
+    Followed,
+    explain_gates,
+    patch_share,
+    share_checks,
+    share_maps,
+    shares_of,
+    shuffles,
+)
 from g3dvit.explain_input import explain_input
 from g3dvit.explain_layers import explain_blocks, explain_linear_head
 from g3dvit.explain_removal import explain_removal
@@ -37,8 +45,6 @@ from g3dvit.targets import Chosen, Scores
 _RETRY = 1e-4
 #: Above this, a model in half precision is run with float32 copies of its parameters.
 _RETRY_HALF = 5e-3
-#: Above these, what is missing or held constant is searched for: where its checks warn.
-_INCOMPLETE, _HELD = 0.01, 0.02
 
 
 def explain_batch(
@@ -112,36 +118,51 @@ class _Batch(Context):
 
     # -- methods of one layer --------------------------------------------------------------
     def explain_layer(self) -> None:
-        geometry, request = self.geometry, self.request
+        layers: dict[str, list[str]] = {}
+        for name in self.request.methods:
+            layer = self.request.layer_of(name)
+            if layer is not None:
+                layers.setdefault(layer, []).append(name)
+        for layer, names in layers.items():
+            self._explain_at(layer, names)
+
+    def _explain_at(self, layer: str, names: Sequence[str]) -> None:
+        """Explain a batch with the methods of one layer."""
+        geometry = self.geometry
         counts = (geometry.num_tokens, geometry.num_patches)
-        layer_pass = LayerPass(self.network, self.x, request.target_layer, counts, run=self.run)
+        known = geometry.layer(layer)
+        first = known is not None and known.features_first
+        layer_pass = LayerPass(
+            self.network, self.x, layer, counts, run=self.run, features_first=first
+        )
         scores = self.choose_scores(layer_pass.logits)
         start = 0
         if layer_pass.activations.shape[1] == geometry.num_tokens:
             start = geometry.num_prefix_tokens
         patches = slice(start, start + geometry.num_patches)
         activations = layer_pass.activations[:, patches]
-        parts: dict[str, list[Maps]] = {name: [] for name in request.methods}
+        parts: dict[str, list[Maps]] = {name: [] for name in names}
         measured: list[dict[str, Tensor]] = []
+        gain = self._gain(layer, activations.shape[2])
         for number in range(scores.values.shape[1]):
             gradients = layer_pass.gradients(scores.weights[:, number])
-            for name in request.methods:
+            of_patches = gradients[:, patches]
+            for name in names:
                 if name == "token_gradcam":
-                    parts[name].append(self._token_gradcam(activations, gradients[:, patches]))
-                elif METHODS[name].source == "layer":
-                    relevance = METHODS[name].function(activations, gradients[:, patches])
+                    parts[name].append(self._token_gradcam(activations, of_patches))
+                else:
+                    relevance = METHODS[name].function(activations, of_patches)
                     parts[name].append({"relevance": host(self.grid(relevance))})
             measured.append(
                 {
                     "dead": diagnose.dead_gradient(gradients, patches),
-                    "uniform": diagnose.uniform_gradient(gradients[:, patches]),
-                    "discarded": diagnose.discarded_share(gradients[:, patches], self._gain()),
+                    "uniform": diagnose.uniform_gradient(of_patches),
+                    "discarded": diagnose.discarded_share(of_patches, gain),
                 }
             )
         for name, maps in parts.items():
-            if maps:
-                self.store(name, maps)
-        self._layer_checks(measured, activations)
+            self.store(name, maps)
+        self._layer_checks(names, measured, activations)
 
     def _token_gradcam(self, activations: Tensor, gradients: Tensor) -> Maps:
         found = [token_gradcam(activations, gradients, w) for w in self.request.weightings]
@@ -150,14 +171,16 @@ class _Batch(Context):
             for key in ("relevance", "patch_weights", "token_sum")
         }
 
-    def _gain(self) -> Tensor | None:
-        """Return the gain of the target layer, where it is a normalisation with one."""
+    def _gain(self, layer: str, features: int) -> Tensor | None:
+        """Return the gain of a layer, where it is a normalisation with one."""
         modules = dict(self.network.named_modules())
-        module = modules.get(self.request.target_layer.partition("#")[0])
+        module = modules.get(layer.partition("#")[0])
         gain = getattr(module, "weight", None)
-        return gain if isinstance(gain, Tensor) and gain.ndim == 1 else None
+        return gain if isinstance(gain, Tensor) and gain.shape == (features,) else None
 
-    def _layer_checks(self, measured: list[dict[str, Tensor]], activations: Tensor) -> None:
+    def _layer_checks(
+        self, names: Sequence[str], measured: list[dict[str, Tensor]], activations: Tensor
+    ) -> None:
         assert self.result is not None  # `choose_scores` has made it
         # Of several targets, the worst counts: a low value is bad for both.
         dead = torch.stack([m["dead"] for m in measured]).amin(0).tolist()
@@ -165,9 +188,7 @@ class _Batch(Context):
         discarded = torch.stack([m["discarded"] for m in measured]).amax(0).tolist()
         centred = diagnose.centring(activations).tolist()
         channels = activations.shape[2]
-        for name in self.request.methods:
-            if METHODS[name].source != "layer":
-                continue
+        for name in names:
             rows = []
             for volume in range(len(dead)):
                 row = [diagnose.check_dead(dead[volume]), diagnose.check_uniform(uniform[volume])]
@@ -182,11 +203,12 @@ class _Batch(Context):
         if self.request.alone and len(self.x) > 1:
             self._one_at_a_time()
             return
-        shares, scores = self._frozen_shares(self.run, self.x)
+        shares, scores, followed = self._frozen_shares(self.run, self.x)
         errors = torch.stack([error for _, error in shares], dim=1)
-        half = self.x.dtype in (torch.bfloat16, torch.float16)
+        half = self.x.dtype in HALF
         if half and float(errors.max()) > _RETRY_HALF:
-            shares, scores = self._frozen_shares(wider(self.network, torch.float32), self.x.float())
+            wide = wider(self.network, torch.float32)
+            shares, scores, followed = self._frozen_shares(wide, self.x.float())
             errors = torch.stack([error for _, error in shares], dim=1)
         if len(self.x) > 1 and float(errors.max()) > (_RETRY_HALF if half else _RETRY):
             self._one_at_a_time()
@@ -197,37 +219,22 @@ class _Batch(Context):
         pairs = list(zip(shares, scores.values.unbind(1), strict=True))
         held = torch.stack([held_share(s, y) for (s, _), y in pairs], dim=1)
         self.result.beside = host(torch.stack([beside_share(s, y) for (s, _), y in pairs]).amax(0))
-        module, holder = (
-            self._culprit(found, scores) if float(found.max()) > limit else ""
-            for found, limit in ((errors, _INCOMPLETE), (held, _HELD))
-        )
         size = torch.stack([patch_share(s) for s, _ in shares], dim=1).amin(1).tolist()
+        complete = share_checks(self, errors, held, followed)
         self.result.checks["frozen_gate"] = [
-            (
-                diagnose.check_empty(share),
-                diagnose.check_completeness(error, module),
-                diagnose.check_held(part, holder),
-            )
-            for share, error, part in zip(
-                size, errors.amax(1).tolist(), held.amax(1).tolist(), strict=True
-            )
+            (diagnose.check_empty(share), *checks)
+            for share, checks in zip(size, complete, strict=True)
         ]
-
-    def _culprit(self, errors: Tensor, scores: Scores) -> str:
-        """Name the module in which the worst map loses or gains relevance, or holds values."""
-        volume, number = divmod(int(errors.argmax()), errors.shape[1])
-        one = slice(volume, volume + 1)
-        weights = scores.weights[one, number]
-        return unconserved_module(self.network, self.x[one], weights, self.counts, run=self.run)
 
     def _frozen_shares(
         self, run: Callable[[Tensor], Any], x: Tensor
-    ) -> tuple[list[tuple[FrozenGateMap, Tensor]], Scores]:
+    ) -> tuple[list[tuple[FrozenGateMap, Tensor]], Scores, Followed]:
         frozen = FrozenPass(run, x, self.counts, trace=shuffles(self.geometry))
         scores = self.choose_scores(frozen.logits)
         found = shares_of(self, frozen, scores)
         values = scores.values.unbind(1)
-        return [(s, completeness_error(s, y)) for s, y in zip(found, values, strict=True)], scores
+        shares = [(s, completeness_error(s, y)) for s, y in zip(found, values, strict=True)]
+        return shares, scores, Followed.of(frozen)
 
     def _one_at_a_time(self) -> None:
         request = replace(self.request, methods=("frozen_gate",), alone=False)

@@ -14,7 +14,7 @@ from g3dvit.explain_context import Context
 from g3dvit.methods import METHODS
 
 #: Methods that see the tokens alone: what passes by them is missing from their maps.
-_AT_TOKENS = ("layer", "layers", "linear head", "attention", "frozen gates")
+AT_TOKENS = ("layer", "layers", "linear head", "attention", "frozen gates")
 
 
 def add_map_checks(batch: Context) -> None:
@@ -66,7 +66,7 @@ def _checks(batch: Context, name: str) -> list[tuple[Check, ...]]:
         sizes = worst(diagnose.size_in_score(rows.reshape(volumes, targets, -1), found.scores))
         checks = [(*c, diagnose.check_empty(v)) for c, v in zip(checks, sizes, strict=True)]
     if (
-        METHODS[name].source in _AT_TOKENS
+        METHODS[name].source in AT_TOKENS
         and found.beside is not None
         and bool(found.beside.isfinite().all())
     ):

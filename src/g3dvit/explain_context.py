@@ -26,6 +26,9 @@ from g3dvit.targets import Chosen, Scores, choose, score_batch
 
 #: Constant volumes whose outputs differ by less than this share are the same to the model.
 _UNSEEN = 1e-3
+#: A patch of a reference is flat if it varies by less than this part of what volumes do,
+#: and a reference is constant if more than this share of its patches is.
+_FLAT, _FLAT_PATCHES = 1e-4, 0.9
 
 
 @dataclass(slots=True)
@@ -138,7 +141,8 @@ class Context:
         Raises
         ------
         MethodError
-            If there are none, or one is constant and the model cannot see that.
+            If there are none, or one is constant in nearly every patch and the model cannot see
+            that.
         """
         given = self.request.options.references
         if given is None:
@@ -148,17 +152,31 @@ class Context:
             )
         references = given.to(self.x.device, self.x.dtype)
         for number, reference in enumerate(references):
-            if float(reference.max()) == float(reference.min()) and self._unseen(reference):
+            if self._flat(reference) > _FLAT_PATCHES and self._unseen(reference):
                 raise MethodError(
-                    f"reference {number} of `{name}` is the same everywhere, and this model cannot "
-                    "see that: constant volumes of other values give the same outputs, so that "
-                    "every constant is one and the same, and the comparison explains nothing; give "
-                    "a real volume"
+                    f"reference {number} of `{name}` is the same everywhere, or in nearly every "
+                    "patch, and this model cannot see that: other levels give the same outputs, so "
+                    "that every constant is one and the same, and the comparison explains nothing; "
+                    "give a real volume"
                 )
         return references
 
+    def _flat(self, reference: Tensor) -> float:
+        """Return in what share of the patches where volumes vary a reference does not."""
+        own, its = (self._spread(volumes) for volumes in (self.x, reference[None]))
+        varies = (own > 0).any(0)
+        least = _FLAT * float(own.max())
+        return float((its[0][varies] <= least).float().mean()) if bool(varies.any()) else 1.0
+
+    def _spread(self, volumes: Tensor) -> Tensor:
+        """Return the spread within each patch, (batch, patches)."""
+        values = self.volume(volumes.double())
+        sizes = zip(self.geometry.grid_shape, self.geometry.patch_size, strict=True)
+        blocks = values.reshape(-1, *[n for pair in sizes for n in pair])
+        return blocks.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).std(4, correction=0).flatten(1)
+
     def _unseen(self, constant: Tensor) -> bool:
-        """Tell whether constant volumes of different values give the same outputs."""
+        """Tell whether volumes of another level give the same outputs."""
         step = self.x.std() + constant.abs().max()
         constants = torch.stack([constant + n * step for n in (0.0, 1.0, -2.0, 5.0)])
         with torch.no_grad():

@@ -6,7 +6,7 @@ parameters, and it is run on other volumes, never altered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -20,6 +20,7 @@ from g3dvit.capture.attention_gates import steering_gradients
 from g3dvit.checks import Check, not_applicable
 from g3dvit.errors import InputError
 from g3dvit.explain_batch import explain_batch
+from g3dvit.explain_checks import AT_TOKENS
 from g3dvit.explain_context import BatchResult
 from g3dvit.explain_float64 import compare_float64
 from g3dvit.explain_inputs import Volumes, choose_batch_size, to_input
@@ -33,8 +34,9 @@ from g3dvit.targets import Chosen, num_classes, resolve_score, score_batch
 #: Names for ``check=``; all of them are made on the first batch of a run.
 CHECKS = (
     "float64", "jitter", "class_blind", "input_blind", "amplitude", "invisible", "steering",
-    "batch",
+    "batch", "beside",
 )  # fmt: skip
+BESIDE = "beside the tokens"
 _JITTER = 1e-3
 _SEES_CONSTANTS = "the model does not normalise each patch, so that it sees constant ones too"
 _GATES = ("frozen gates", "gate variants", "shifts")
@@ -50,7 +52,8 @@ def known_checks(check: str | Iterable[str]) -> tuple[str, ...]:
     InputError
         If one is not known.
     """
-    asked = (check,) if isinstance(check, str) else tuple(check)
+    listed = isinstance(check, Iterable) and not isinstance(check, str)
+    asked = tuple(check) if listed else (cast("str", check),)
     for name in asked:
         if name not in (*CHECKS, "all"):
             raise InputError(f"there is no check {name!r}; choose from {', '.join(CHECKS)}, all")
@@ -67,6 +70,7 @@ def further_checks(
     relevance: Mapping[str, Tensor],
     *,
     inside: Bool[Tensor, " patches"] | None = None,
+    told: Collection[str] = (),
 ) -> dict[str, Rows]:
     """Make further checks of one batch, but for whether its volumes matter.
 
@@ -86,6 +90,8 @@ def further_checks(
         Per method, (batch, ..., gi, gj, gk), as it was computed.
     inside : (patches,)
         Patches with brain in them, C order of the grid; None where unknown.
+    told
+        Methods whose maps say already what reaches the score beside the tokens.
 
     Returns
     -------
@@ -140,6 +146,12 @@ def further_checks(
             row = _steering(network, x, request, chosen)
             for name in gates:
                 add(name, row)
+    if "beside" in checks:
+        blind = [n for n in methods if METHODS[n].source in AT_TOKENS and n not in told]
+        if blind:
+            row = _beside(network, x, request, geometry, chosen)
+            for name in blind:
+                add(name, row)
     return found
 
 
@@ -153,7 +165,8 @@ def add_further(
 ) -> None:
     """Add further checks to what was found of a batch."""
     maps = {name: result.maps[name]["relevance"] for name in request.methods}
-    rows = further_checks(checks, network, x, request, geometry, result.chosen, maps)
+    told = [n for n in maps if any(c.name == BESIDE for c in result.checks[n][0])]
+    rows = further_checks(checks, network, x, request, geometry, result.chosen, maps, told=told)
     for name, row in rows.items():
         own = result.checks[name]
         result.checks[name] = [(*a, *b) for a, b in zip(own, row, strict=True)]
@@ -269,6 +282,22 @@ def _steering(
     return [diagnose.check_steering(value) for value in values.tolist()]
 
 
+def _beside(
+    network: nn.Module,
+    x: Tensor,
+    request: Request,
+    geometry: Geometry,
+    chosen: tuple[tuple[Chosen, ...], ...],
+) -> list[Check]:
+    """Judge by frozen gates what reaches the score beside the tokens."""
+    gates = replace(request, methods=("frozen_gate",))
+    found = explain_batch(network, x, gates, geometry, chosen=chosen).beside
+    if found is None or not bool(found.isfinite().all()):
+        why = "the tokens that enter the first block of this model are not found"
+        return [not_applicable(BESIDE, why)] * len(x)
+    return [diagnose.check_beside(value) for value in found.tolist()]
+
+
 def check_explanation(
     checks: Sequence[str],
     network: nn.Module,
@@ -306,6 +335,7 @@ def check_explanation(
         targets=result.targets,
         score=resolve_score(result.score_function or result.score, [result.method]),
         target_layer=result.target_layer or "",
+        attention_layer=result.target_layer or "",
         alone=alone,
         options=result.options,
     )

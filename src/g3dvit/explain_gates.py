@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from g3dvit import diagnose
 from g3dvit.capture import FrozenPass, FrozenProducts, first_output, wider
+from g3dvit.capture.conservation import unconserved_module
+from g3dvit.capture.frozen_functions import HALF
+from g3dvit.checks import Check
 from g3dvit.explain_context import Context, host
 from g3dvit.explanation import Maps
 from g3dvit.geometry import Geometry
@@ -26,19 +30,50 @@ from g3dvit.targets import Chosen, Scores, score_batch
 
 #: Above this completeness error the volumes of a batch are run one at a time.
 _RETRY = 1e-4
+#: Above this share of the score, what is held constant is searched for: where its check warns.
+_HELD = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """How far a model could be followed.
+
+    Parameters
+    ----------
+    half
+        Whether it computes in half precision, somewhere.
+    numbers_out
+        Functions by which it took numbers out of torch.
+    """
+
+    half: bool = False
+    numbers_out: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, *passes: FrozenPass) -> Followed:
+        """Return what some passes with frozen gates noted together."""
+        return cls(
+            any(one.gates.half for one in passes),
+            frozenset().union(*(one.gates.numbers_out for one in passes)),
+        )
+
+    def __or__(self, other: Followed) -> Followed:
+        return Followed(self.half or other.half, self.numbers_out | other.numbers_out)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
     """Shares, completeness errors and held shares (batch,) per target; outputs (batch, outputs).
 
-    And per target, where they were asked for, voxels against their surroundings (batch, i, j, k).
+    And how far the model could be followed, and per target, where they were asked for, voxels
+    against their surroundings (batch, i, j, k).
     """
 
     shares: list[FrozenGateMap]
     errors: list[Tensor]
     held: list[Tensor]
     logits: Tensor
+    followed: Followed
     local: list[Tensor] = field(default_factory=list)
 
 
@@ -62,16 +97,55 @@ def explain_gates(batch: Context) -> None:
         batch.store(name, [share_maps(batch, s, e) for s, e in zip(shares, errors, strict=True)])
         of = "the mean score of the noisy copies" if name == "frozen_gate_noise" else "the score"
         size = torch.stack([patch_share(s) for s in shares], dim=1).amin(1).tolist()
-        worst = torch.stack(errors, dim=1).amax(1).tolist()
-        held = torch.stack(found.held, dim=1).amax(1).tolist()
+        missed, held = (torch.stack(values, dim=1) for values in (errors, found.held))
+        complete = share_checks(batch, missed, held, found.followed, of=of)
         batch.found.checks[name] = [
-            (
-                diagnose.check_empty(share),
-                diagnose.check_completeness(error, of=of),
-                diagnose.check_held(part),
-            )
-            for share, error, part in zip(size, worst, held, strict=True)
+            (diagnose.check_empty(share), *checks)
+            for share, checks in zip(size, complete, strict=True)
         ]
+
+
+def share_checks(
+    batch: Context, errors: Tensor, held: Tensor, followed: Followed, *, of: str = "the score"
+) -> list[tuple[Check, Check]]:
+    """Judge whether shares add up and what is held constant, and name the module if not.
+
+    Parameters
+    ----------
+    batch
+        What was explained.
+    errors, held : (batch, targets)
+        Completeness errors and held shares.
+    followed
+        How far the model could be followed.
+    of
+        What the shares should add up to.
+    """
+    half = followed.half or batch.x.dtype in HALF
+    incomplete = diagnose.completeness_limits(half=half)[0]
+    module, holder = (
+        _culprit(batch, found) if float(found.max()) > limit else ""
+        for found, limit in ((errors, incomplete), (held, _HELD))
+    )
+    return [
+        (
+            diagnose.check_completeness(error, module, of=of, half=half),
+            diagnose.check_held(part, holder, numbers_out=followed.numbers_out),
+        )
+        for error, part in zip(errors.amax(1).tolist(), held.amax(1).tolist(), strict=True)
+    ]
+
+
+def _culprit(batch: Context, errors: Tensor) -> str:
+    """Name the module in which the worst map loses or gains relevance, or holds values."""
+    volume, number = divmod(int(errors.argmax()), errors.shape[1])
+    one = slice(volume, volume + 1)
+    x = batch.x[one]
+    with torch.no_grad():
+        logits = first_output(batch.run(x))
+    assert batch.chosen is not None  # with the first pass
+    weights = score_batch(batch.chosen[one], logits, batch.request.score).weights[:, number]
+    return unconserved_module(batch.network, x, weights, batch.counts, run=batch.run)
 
 
 def explain_gamma(batch: Context, x: Tensor, gamma: float, *, local: bool = False) -> Found:
@@ -94,7 +168,7 @@ def explain_gamma(batch: Context, x: Tensor, gamma: float, *, local: bool = Fals
 def _apart(batch: Context, x: Tensor, one: _One) -> Found:
     """Explain a batch, or its volumes one at a time where it takes that."""
     run = batch.run
-    if x.dtype in (torch.bfloat16, torch.float16):
+    if x.dtype in HALF:
         run, x = wider(batch.network, torch.float32), x.float()
     assert batch.chosen is not None  # with the first pass
     if not (batch.request.alone or batch.found.alone) or len(x) == 1:
@@ -109,6 +183,7 @@ def _apart(batch: Context, x: Tensor, one: _One) -> Found:
         [torch.cat([each.errors[n] for each in alone]) for n in numbers],
         [torch.cat([each.held[n] for each in alone]) for n in numbers],
         torch.cat([each.logits for each in alone]),
+        reduce(or_, (each.followed for each in alone)),
         [torch.cat([each.local[n] for each in alone]) for n in numbers if alone[0].local],
     )
 
@@ -129,7 +204,7 @@ def _gamma(
         seen.append(_against_surroundings(batch, products, x))
 
     shares = shares_of(batch, frozen, scores, note if local else None)
-    found = _found(shares, scores.values, frozen.logits)
+    found = _found(shares, scores.values, frozen.logits, Followed.of(frozen))
     return replace(found, local=seen)
 
 
@@ -158,23 +233,28 @@ def _noise(
 ) -> Found:
     seen: list[Tensor] = []
     logits: list[Tensor] = []
+    followed: list[Followed] = []
 
     def shares_at(copy: Tensor) -> list[FrozenGateMap]:
         frozen = FrozenPass(run, copy, batch.counts, trace=shuffles(batch.geometry))
         scores = score_batch(chosen, frozen.logits, batch.request.score)
         seen.append(scores.values)
         logits.append(frozen.logits)
+        followed.append(Followed.of(frozen))
         return shares_of(batch, frozen, scores)
 
     options = batch.request.options.used(METHODS["frozen_gate_noise"])
     shares = frozen_gate_noise(shares_at, x, **options)
-    return _found(shares, torch.stack(seen).mean(0), torch.stack(logits).mean(0))
+    score, outputs = (torch.stack(values).mean(0) for values in (seen, logits))
+    return _found(shares, score, outputs, reduce(or_, followed))
 
 
-def _found(shares: list[FrozenGateMap], values: Tensor, logits: Tensor) -> Found:
+def _found(
+    shares: list[FrozenGateMap], values: Tensor, logits: Tensor, followed: Followed
+) -> Found:
     pairs = list(zip(shares, values.unbind(1), strict=True))
     errors, held = ([f(s, y) for s, y in pairs] for f in (completeness_error, held_share))
-    return Found(shares, errors, held, logits.detach())
+    return Found(shares, errors, held, logits.detach(), followed)
 
 
 def shuffles(geometry: Geometry) -> bool:

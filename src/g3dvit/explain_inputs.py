@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def choose_batch_size(asked: int | None, geometry: Geometry, methods: Sequence[s
     elif asked is None:
         # About as many tokens as make good use of a processor; activations stay small.
         asked = max(1, min(32, 4096 // geometry.num_tokens))
-    elif isinstance(asked, bool) or int(asked) != asked or asked < 1:
+    elif isinstance(asked, bool) or not isinstance(asked, Real) or asked % 1 or asked < 1:
         raise InputError(f"`batch_size` takes a positive integer, was given {asked!r}")
     # As many volumes as tokens could not be told from tokens by their number.
     same = asked > 1 and asked in (geometry.num_tokens, geometry.num_patches)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from g3dvit import diagnose
 from g3dvit.capture import LayerPass, LayersPass
 from g3dvit.capture.last_tokens import is_affine, last_tokens
+from g3dvit.capture.layers import carries_all
 from g3dvit.checks import Check
 from g3dvit.errors import LayerError, MethodError
 from g3dvit.explain_context import Context, host
@@ -22,28 +25,25 @@ def explain_blocks(batch: Context) -> None:
     Raises
     ------
     LayerError
-        If no normalisation layer of the blocks feeds an attention, and none is alive; or if the
-        attentions are all over windows or single axes.
+        If it cannot be told what each attention over all tokens reads, so that a block would be
+        left out or another layer take its place.
     """
     geometry = batch.geometry
     names = [layer.name for layer in geometry.layers if layer.num_prefix_tokens is None]
-    layers_pass = LayersPass(batch.network, batch.x, names, geometry.num_tokens, run=batch.run)
+    layers_pass = LayersPass(
+        batch.network,
+        batch.x,
+        names,
+        geometry.num_tokens,
+        run=batch.run,
+        features_first=[layer.name for layer in geometry.layers if layer.features_first],
+    )
     scores = batch.choose_scores(layers_pass.logits)
-    partial = [n for n in layers_pass.partial_keys if n < geometry.num_patches]
-    if partial and not layers_pass.before_attention:
+    layers = layers_pass.before_attention
+    if why := _why_no_blocks(batch, layers_pass, layers):
         raise LayerError(
             "method='hirescam_blocks' adds up the layers that feed the attentions over all "
-            f"{geometry.num_tokens} tokens, but the attentions of this model are over "
-            f"{', '.join(map(str, partial))} (windows, or one axis at a time); "
-            "use method='frozen_gate'"
-        )
-    # Where no attention is recognised, every layer that tells patches apart.
-    wanted = layers_pass.before_attention or geometry.alive_layers
-    layers = [name for name in wanted if layers_pass.activations(name) is not None]
-    if not layers:
-        raise LayerError(
-            "in this model's blocks no normalisation layer feeds an attention or has gradients "
-            "that tell patches apart; use method='hirescam' or 'frozen_gate'"
+            f"{geometry.num_tokens} tokens, but {why}; use method='hirescam' or 'frozen_gate'"
         )
     start = geometry.num_prefix_tokens
     patches = slice(start, start + geometry.num_patches)
@@ -59,6 +59,31 @@ def explain_blocks(batch: Context) -> None:
     batch.store("hirescam_blocks", maps)
     values = torch.stack(alive).amin(0).tolist()
     batch.found.checks["hirescam_blocks"] = [(diagnose.check_dead(v),) for v in values]
+
+
+def _why_no_blocks(batch: Context, found: LayersPass, layers: Sequence[str]) -> str:
+    """Say why it cannot be told what each block reads; empty where it can."""
+    if found.partial_keys:
+        sizes = ", ".join(map(str, found.partial_keys))
+        return f"some attentions of this model are over {sizes} (windows, one axis, other tokens)"
+    if not layers and not found.unfed:
+        return "no attention is recognised in this model"
+    if found.unfed or any(found.activations(name) is None for name in layers):
+        return (
+            "an attention of this model reads tokens that no normalisation layer gives (blocks "
+            "that normalise behind their attention)"
+        )
+    if not batch.geometry.num_prefix_tokens and len(batch.x):
+        # Without further tokens a normalisation in the patch embedding looks like one of a block.
+        # All goes through that one, and the positions join behind it.
+        x = batch.x[:1]
+        other = x.flip(tuple(range(2, x.ndim))) * 0.5
+        if carries_all(batch.run, batch.network, layers[0], x, other):
+            return (
+                f"what feeds the first attention is {layers[0]!r}, which is not its own "
+                "normalisation layer"
+            )
+    return ""
 
 
 def explain_linear_head(batch: Context) -> None:

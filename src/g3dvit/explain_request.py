@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, cast
 
 import numpy as np
@@ -34,7 +36,9 @@ class Request:
     score
         Which score of the target.
     target_layer
-        Where the tokens are taken.
+        Where token Grad-CAM takes the tokens.
+    attention_layer
+        Where all other methods of one layer take them.
     class_names
         In the order of the outputs.
     alone
@@ -48,9 +52,16 @@ class Request:
     targets: tuple[Any, ...]
     score: Score
     target_layer: str
+    attention_layer: str
     class_names: tuple[str, ...] = ()
     alone: bool = False
     options: Options = field(default_factory=Options)
+
+    def layer_of(self, method: str) -> str | None:
+        """Return where a method takes the tokens; None for methods that have no one layer."""
+        if METHODS[method].source != "layer":
+            return None
+        return self.target_layer if method == "token_gradcam" else self.attention_layer
 
 
 def resolve_methods(method: str | Sequence[str]) -> tuple[str, ...]:
@@ -61,7 +72,8 @@ def resolve_methods(method: str | Sequence[str]) -> tuple[str, ...]:
     MethodError
         If none is named, or one is not known.
     """
-    names = (method,) if isinstance(method, str) else tuple(method)
+    listed = isinstance(method, Iterable) and not isinstance(method, str)
+    names = tuple(method) if listed else (cast("str", method),)
     if not names:
         raise MethodError(f"`method` is empty; choose from {', '.join(METHODS)}")
     return tuple(dict.fromkeys(find_method(name).name for name in names))
@@ -122,22 +134,31 @@ def resolve_options(
             _refuse_argument(part.name, methods)
     for name in ("samples", "shifts"):
         value = given[name]
-        count = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not (count and value >= 1):
+        if not (value is None and name == "samples") and not _is_count(value, least=1):
             raise MethodError(f"`{name}` takes a positive integer, was given {value!r}")
     for name in ("noise", "gamma"):
         value = given[name]
-        if value is not None and not value >= 0:
-            raise MethodError(f"`{name}` takes a number from 0, was given {value!r}")
+        if not (value is None and name == "gamma") and not _is_size(value):
+            raise MethodError(f"`{name}` takes a finite number from 0, was given {value!r}")
+    if not _is_count(given["seed"], least=0):
+        raise MethodError(f"`seed` takes an integer from 0, was given {given['seed']!r}")
     gamma = given["gamma"]
     return Options(
         references=_references(given["references"], tuple(input_shape)),
-        samples=given["samples"],
+        samples=None if given["samples"] is None else int(given["samples"]),
         noise=float(given["noise"]),
         seed=int(given["seed"]),
         gamma=None if gamma is None else float(gamma),
-        shifts=given["shifts"],
+        shifts=int(given["shifts"]),
     )
+
+
+def _is_count(value: object, *, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
 
 
 def given_to(methods: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:

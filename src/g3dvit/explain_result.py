@@ -9,8 +9,17 @@ import torch
 from g3dvit.explain_context import BatchResult
 from g3dvit.explain_request import Request
 from g3dvit.explanation import Explanation, join
-from g3dvit.methods import METHODS
+from g3dvit.methods import ALIASES, METHODS
 from g3dvit.targets import score_name
+
+
+class ByMethod(dict[str, Explanation]):
+    """Explanations by the names of their methods; other names of these find them too."""
+
+    def __missing__(self, name: str) -> Explanation:
+        if name not in ALIASES:
+            raise KeyError(name)
+        return self[ALIASES[name]]
 
 
 def explanation_of(
@@ -51,7 +60,7 @@ def explanation_of(
         score=score_name(request.score),
         score_function=None if isinstance(request.score, str) else request.score,
         options=request.options,
-        target_layer=request.target_layer if method.source == "layer" else None,
+        target_layer=request.layer_of(name),
         units=method.units or score_name(request.score).replace("_", "-"),
         checks=tuple(row for batch in batches for row in batch.checks[name]),
         **tensors,

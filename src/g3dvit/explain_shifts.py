@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from g3dvit import diagnose
 from g3dvit.capture import first_output
 from g3dvit.checks import Check
 from g3dvit.explain_context import Context, host, over_targets
-from g3dvit.explain_gates import explain_gamma, share_maps
+from g3dvit.explain_gates import Followed, explain_gamma, share_checks, share_maps
 from g3dvit.explanation import Maps
 from g3dvit.methods import METHODS
 from g3dvit.methods.shift_averaged import ShiftAveraged, ShiftInputs, Way, shift_maps
@@ -55,6 +57,7 @@ def _explain(batch: Context, names: Sequence[str], gamma: float) -> None:
     local = any(way.local for way in ways)
     errors, held = torch.zeros(batch.found.scores.shape), torch.zeros(batch.found.scores.shape)
     moved: list[Tensor] = []
+    followed: list[Followed] = []
     behind: Maps = {}
     still = _evidence(batch, batch.found.logits)
 
@@ -64,6 +67,7 @@ def _explain(batch: Context, names: Sequence[str], gamma: float) -> None:
             behind.update(batch.found.maps[_unmoved(gamma)])
             return replace(known, evidence=still)
         found = explain_gamma(batch, x, gamma, local=local)
+        followed.append(found.followed)
         errors.copy_(torch.maximum(errors, host(torch.stack(found.errors, dim=1))))
         held.copy_(torch.maximum(held, host(torch.stack(found.held, dim=1))))
         if x is batch.x or not behind:
@@ -93,6 +97,8 @@ def _explain(batch: Context, names: Sequence[str], gamma: float) -> None:
     left = torch.tensor([])
     if moved:
         left = diagnose.evidence_left(still, torch.stack(moved))
+    of = "the score at every shift"
+    complete = share_checks(batch, errors, held, reduce(or_, followed, Followed()), of=of)
     for name, averaged in zip(names, averages, strict=True):
         batch.found.behind[name] = behind
         batch.found.maps[name] = {
@@ -110,13 +116,6 @@ def _explain(batch: Context, names: Sequence[str], gamma: float) -> None:
                 ]
         else:
             own = _checks_of_kept(averaged, left, len(shifts))
-        complete = [
-            (
-                diagnose.check_completeness(error, of="the score at every shift"),
-                diagnose.check_held(part),
-            )
-            for error, part in zip(errors.amax(1).tolist(), held.amax(1).tolist(), strict=True)
-        ]
         batch.found.checks[name] = [(*o, *c) for o, c in zip(own, complete, strict=True)]
 
 

@@ -22,7 +22,7 @@ _LEGEND = (
     "           dead: it is zero at all patches, or at all but one, so a map made there is empty",
     "share      largest gradient of a patch over the largest of any token",
     "spread     how much patches' gradients differ from their mean, over their size",
-    "->         the last normalisation layer that is alive: where token maps are made by default",
+    "->         the last normalisation layer that is alive: token Grad-CAM's, unless told",
 )
 
 
@@ -50,7 +50,8 @@ class NormLayer:
         Norm of the patch gradients around their mean over their norm; 0 where all are equal.
     token_axis
         Axis of the layer's output along which its tokens lie: 1 for (batch, tokens, features), 0
-        for (tokens, batch, features).
+        for (tokens, batch, features), 2 for (batch, features, tokens) and for a grid of tokens
+        behind the features, as batch, group and instance normalisations give them.
     num_prefix_tokens
         Tokens before the patch tokens at this layer; None where it is as in the whole model. A
         normalisation inside the patch embedding runs before class token and registers join.
@@ -64,6 +65,11 @@ class NormLayer:
     gradient_spread: float
     token_axis: int = 1
     num_prefix_tokens: int | None = None
+
+    @property
+    def features_first(self) -> bool:
+        """Whether its output is (batch, features, tokens), or a grid of tokens in their place."""
+        return self.token_axis == 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,11 @@ class Geometry(ShowsItself):
     default_layer
         The last of them whose patch gradients are alive; "last normalisation layer" means this.
         Empty where no layer is alive.
+    attention_layer
+        Where all methods of one layer but token Grad-CAM take the tokens by default: the last layer
+        in front of an attention, or `default_layer` where all goes through that one, as through a
+        final normalisation. The normalisation of a feed-forward branch is passed by on the residual
+        path.
     notes
         What a user should know about this model, in sentences.
     cautions
@@ -118,6 +129,7 @@ class Geometry(ShowsItself):
     num_outputs: int
     layers: tuple[NormLayer, ...]
     default_layer: str
+    attention_layer: str = ""
     notes: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
     turned_layers: tuple[str, ...] = ()
@@ -185,6 +197,8 @@ class Geometry(ShowsItself):
             ("outputs", str(self.num_outputs)),
             ("last normalisation layer", self.default_layer or "none is alive"),
         ]
+        if self.attention_layer not in ("", self.default_layer):
+            rows.append(("layer of other methods", self.attention_layer))
         width = max(len(name) for name, _ in rows)
         return [f"{name:<{width}}  {value}" for name, value in rows]
 

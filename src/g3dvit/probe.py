@@ -2,9 +2,9 @@
 
 Everything is measured by running the model; no class name, no shape arithmetic on the number of
 tokens, no position that is taken for granted. `g3dvit.probe_tokens` traces input blocks to
-tokens, `g3dvit.probe_layers` judges layers and pooling, `g3dvit.probe_order` looks whether layers
-see the tokens in their order; this module puts them together. The model is a guest: it is left as
-it was, also after an exception.
+tokens, `g3dvit.probe_layers` judges layers, `g3dvit.probe_pooling` how the head reads tokens,
+`g3dvit.probe_order` looks whether layers see the tokens in their order; this module puts them
+together. The model is a guest: it is left as it was, also after an exception.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from g3dvit.capture import guest, substituted, unwrap
 from g3dvit.capture.held_attention import HeldAttention
 from g3dvit.errors import G3DError, GeometryError
 from g3dvit.geometry import Geometry
-from g3dvit.probe_layers import Pass, find_pooling, layers_from, record_pass, steering_norms
+from g3dvit.probe_attention import attention_layer
+from g3dvit.probe_layers import Pass, layers_from, record_pass, steering_norms
 from g3dvit.probe_notes import bounded_note, folded_notes, one_patch_note
 from g3dvit.probe_order import turned_norms
+from g3dvit.probe_pooling import find_pooling
 from g3dvit.probe_stages import Sketches, Textures
 from g3dvit.probe_tokens import TokenMap, find_tokens
 
@@ -70,9 +72,14 @@ def probe_geometry(
         textures = Textures(network, shape, seed)
         sketches = Sketches()
         first = _first_pass(network, textures, sketches, seed)
+        # Of two readings of a normalisation, the likelier comes last.
+        readings = [s for norm in first.norms for s in (norm.other, norm.stage) if s is not None]
+        tokens = find_tokens(network, textures, shape, norms=readings, before=sketches)
+        counts = (tokens.num_tokens, tokens.num_patches)
+        first.settle(counts)
         norms = [norm.stage for norm in first.norms]
-        tokens = find_tokens(network, textures, shape, norms=norms, before=sketches)
-        turned = turned_norms(network, textures, tokens, norms, sketches.of, seed=seed)
+        before = sketches.at(norms)
+        turned = turned_norms(network, textures, tokens, norms, before, seed=seed)
         call: Callable[[Tensor], Any] = network
         passes = [first]
         if not first.has_gradient:
@@ -89,8 +96,13 @@ def probe_geometry(
                 record_pass(network, textures.another(), seed=seed + n, call=call)
                 for n in range(1, _INPUTS)
             ]
+        for one in passes:
+            one.settle(counts)
         steering = _steering(network, textures.another(), passes[0], call, seed)
-    layers = layers_from(passes, tokens, turned, steering)
+        layers = layers_from(passes, tokens, turned, steering)
+        default = next((layer.name for layer in reversed(layers) if layer.status == "alive"), "")
+        inputs = (textures.another(), textures.another())
+        attending = attention_layer(network, layers, default, tokens.num_tokens, inputs, call)
     if not layers and not turned and (first.norms or first.elsewhere):
         raise GeometryError(
             f"no normalisation of this model sees the {tokens.num_tokens} tokens in which its "
@@ -98,7 +110,6 @@ def probe_geometry(
             "tensors; windowed and hierarchical models (Swin and its kin), and models that look at "
             "slices or axes apart, have no single grid of patches, and are not supported"
         )
-    default = next((layer.name for layer in reversed(layers) if layer.status == "alive"), "")
     cautions += _cautions(passes, tokens)
     cautions += folded_notes(passes[0], tokens, layers, default, steering)
     return Geometry(
@@ -114,6 +125,7 @@ def probe_geometry(
         num_outputs=first.num_outputs,
         layers=layers,
         default_layer=default,
+        attention_layer=attending,
         notes=(*cautions, *_notes(passes, tokens, default, len(layers), len(steering))),
         cautions=tuple(cautions),
         turned_layers=tuple(n.name for n in passes[0].norms if n.stage.index in turned),

@@ -1,4 +1,4 @@
-"""Which normalisations see tokens, what the class value's gradient carries there, and pooling.
+"""Which normalisations see tokens, and what the class value's gradient carries there.
 
 One forward pass with a graph and one backward pass. The explained value is a random mixture of
 the outputs, so that no symmetry between classes cancels.
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,14 @@ from g3dvit.capture.outputs import widths_beside
 from g3dvit.capture.tokens import Event, on_gradient, watch_tensors
 from g3dvit.errors import GeometryError
 from g3dvit.geometry import GradientStatus, NormLayer
-from g3dvit.probe_stages import Stage, token_layout
+from g3dvit.probe_late import LateStages
+from g3dvit.probe_stages import Stage, feature_layout, token_layout, tokens_of
 from g3dvit.probe_tokens import TokenMap
 
 #: Below this share of the largest token gradient, patch gradients count as zero.
 DEAD = 1e-6
 #: Below this relative spread, patch gradients count as all equal.
 UNIFORM = 1e-4
-
-Pooling = Literal["class token", "mean of patches", "mean of all tokens", "other"]
 
 
 @dataclass(slots=True)
@@ -43,6 +42,18 @@ class _Norm:
     is_module: bool
     stage: Stage
     gradient: Tensor | None = None
+    other: Stage | None = None  # another reading of its axes
+
+    def settle(self, counts: Sequence[int]) -> bool:
+        """Choose the reading that has one of these numbers of tokens; tell whether one has."""
+        if self.stage.num_tokens in counts:
+            self.other = None
+            return True
+        if self.other is None or self.other.num_tokens not in counts:
+            return False
+        self.stage, self.other = self.other, None
+        self.gradient = None if self.gradient is None else self.gradient.T
+        return True
 
 
 @dataclass(slots=True)
@@ -56,6 +67,8 @@ class Pass:
     last_gradients
         Per (token axis, token count): index of the last stage of that form that the gradient
         reaches, and the gradient there, (tokens, features).
+    late
+        The last stages, and what made them.
     num_outputs
         Number of class values.
     widths_beside
@@ -73,12 +86,24 @@ class Pass:
 
     norms: list[_Norm] = field(default_factory=list)
     last_gradients: dict[tuple[int, int], tuple[int, Tensor]] = field(default_factory=dict)
+    late: LateStages = field(default_factory=LateStages)
     num_outputs: int = 0
     widths_beside: tuple[int, ...] = ()
     ending: str = ""
     has_gradient: bool = False
     elsewhere: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     cut: bool = False
+
+    def settle(self, counts: Sequence[int]) -> None:
+        """Keep batch, group and instance normalisations that hold one of these counts of tokens.
+
+        Until the tokens are known, a tensor (1, a, b) may hold b tokens, or a.
+        """
+        self.norms = [
+            norm
+            for norm in self.norms
+            if (norm.stage.token_axis != 2 and norm.other is None) or norm.settle(counts)
+        ]
 
 
 _NOT_CONNECTED = (
@@ -132,7 +157,10 @@ def record_pass(
             result.norms[:] = [n for n in result.norms if n.is_module or n.owner != event.owner]
             runs[event.norm] += 1
         layout = token_layout(tensor.shape)
-        if layout is None and event.norm is not None and tensor.dim() > 2:
+        other = layout
+        if event.features_first:
+            layout = feature_layout(tensor.shape) or layout
+        elif layout is None and event.norm is not None and tensor.dim() > 2:
             result.elsewhere.append((event.index, tuple(tensor.shape)))
         if layout is None or not tensor.is_floating_point():
             return None
@@ -142,6 +170,8 @@ def record_pass(
         if event.norm is not None:
             stage = Stage(event.index, *layout)
             norm = _Norm(event.norm, event.owner, event.kind, event.run, event.is_module, stage)
+            if other is not None and other != layout:
+                norm.other = Stage(event.index, *other)
             result.norms.append(norm)
             if not tensor.requires_grad:
                 # A frozen part before this layer that ran without a graph: begin it here.
@@ -154,7 +184,13 @@ def record_pass(
         version = (id(tensor), tensor._version)
         if tensor.requires_grad and version not in kept:
             kept[version] = tensor
-            on_gradient(tensor, _keep_last(result, event.index, layout))
+            if other is not None:
+                on_gradient(tensor, _keep_last(result, event.index, other))
+                if other != layout:
+                    result.late.add(event, tensor, Stage(event.index, *other), version)
+            result.late.add(event, tensor, Stage(event.index, *layout), version)
+        elif event.is_module:
+            result.late.returned(event, version)
         return replacement
 
     with torch.enable_grad():
@@ -205,7 +241,7 @@ def _same_object(raw: object, scores: Tensor) -> object:
 
 def _keep_gradient(norm: _Norm) -> Callable[[Tensor], None]:
     def hook(gradient: Tensor) -> None:
-        tokens = gradient.detach().movedim(norm.stage.token_axis, 0).flatten(1).float().cpu()
+        tokens = tokens_of(gradient, norm.stage.token_axis).float().cpu()
         norm.gradient = tokens if norm.gradient is None else norm.gradient + tokens
 
     return hook
@@ -250,7 +286,8 @@ def layers_from(
             continue
         if norm.stage.index in turned or norm.name in steering:
             continue
-        before = norm.stage.index < tokens.stage  # inside the patch embedding
+        # Inside the patch embedding; without further tokens a block's own look the same.
+        before = norm.stage.index < tokens.stage and tokens.num_patches != tokens.num_tokens
         patches_only = before and norm.stage.num_tokens == tokens.num_patches
         if norm.stage.num_tokens != tokens.num_tokens and not patches_only:
             continue
@@ -326,30 +363,3 @@ def _status(share: float, spread: float) -> GradientStatus:
     if share < DEAD:
         return "dead"
     return "uniform" if spread < UNIFORM else "alive"
-
-
-def find_pooling(passes: Sequence[Pass], tokens: TokenMap) -> Pooling:
-    """Tell how tokens reach the head, by the gradient where they are last together."""
-    answers = {_pooling_of(p, tokens) for p in passes if p.has_gradient}
-    return answers.pop() if len(answers) == 1 else "other"
-
-
-def _pooling_of(one: Pass, tokens: TokenMap) -> Pooling:
-    stages = [kept for (_, n), kept in one.last_gradients.items() if n == tokens.num_tokens]
-    if not stages:
-        return "other"
-    gradient = max(stages, key=lambda kept: kept[0])[1]
-    sizes = gradient.norm(dim=1)
-    reached = sizes > DEAD * sizes.max()
-    is_patch = torch.zeros(tokens.num_tokens, dtype=torch.bool)
-    is_patch[tokens.num_prefix_tokens :][: tokens.num_patches] = True
-    if int(reached.sum()) == 1:
-        return "other" if bool(is_patch[reached].any()) else "class token"
-    _, spread = judge(gradient, tokens.num_prefix_tokens, tokens.num_patches)
-    if not bool(reached[is_patch].all()) or spread >= UNIFORM:
-        return "other"
-    others = gradient[~is_patch]
-    if len(others) == 0 or not bool(reached[~is_patch].any()):
-        return "mean of patches"
-    apart = (others - gradient[is_patch].mean(0)).norm(dim=1)
-    return "mean of all tokens" if float(apart.max()) < UNIFORM * float(sizes.max()) else "other"

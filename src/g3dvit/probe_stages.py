@@ -12,6 +12,7 @@ doubled block are invisible to a model that normalises each patch first.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,21 @@ def token_layout(shape: Sequence[int]) -> tuple[int, int] | None:
     if shape[1] == 1 and shape[0] > 1:
         return 0, int(shape[0])
     return None
+
+
+def feature_layout(shape: Sequence[int]) -> tuple[int, int] | None:
+    """Return (2, number of tokens) of ONE volume with its features on axis 1, or None.
+
+    Tokens are on one axis, (1, features, tokens), or on a grid, (1, features, a, b, c).
+    """
+    count = math.prod(shape[2:])
+    return (2, count) if len(shape) in (3, 5) and shape[0] == 1 and count > 1 else None
+
+
+def tokens_of(tensor: Tensor, token_axis: int) -> Tensor:
+    """Return a stage of one volume as (tokens, features); axis 2 is all axes from there on."""
+    ordered = tensor.detach().flatten(2) if token_axis == 2 else tensor.detach()
+    return ordered.movedim(token_axis, 0).flatten(1)
 
 
 class Textures:
@@ -105,10 +121,18 @@ class Sketches:
 
     def __init__(self) -> None:
         self.of: dict[int, Tensor] = {}
+        self._features_first: dict[int, Tensor] = {}
+
+    def at(self, stages: Sequence[Stage]) -> dict[int, Tensor]:
+        """Return the sketches of stages, each in its layout, by index."""
+        chosen = ((s, self._features_first if s.token_axis == 2 else self.of) for s in stages)
+        return {s.index: of[s.index] for s, of in chosen if s.index in of}
 
     def __call__(self, event: Event) -> None:
         """Remember a stage; other tensors pass by."""
         layout = token_layout(event.tensor.shape)
+        if event.features_first and feature_layout(event.tensor.shape) is not None:
+            self._features_first[event.index] = sketch(event.tensor, 2)
         if layout is not None and event.tensor.is_floating_point():
             self.of[event.index] = sketch(event.tensor, layout[0])
 
@@ -176,7 +200,7 @@ def last_unmixed_stage(
 
 def sketch(tensor: Tensor, token_axis: int) -> Tensor:
     """Return enough of each token to see whether it moved: (tokens, at most 128 features)."""
-    tokens = tensor.detach().movedim(token_axis, 0).flatten(1)
+    tokens = tokens_of(tensor, token_axis)
     step = -(-tokens.shape[1] // 128)
     return tokens[:, ::step].float().cpu().clone()
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from g3dvit.capture.tokens import Event, StopForward, watch_tensors
 from g3dvit.errors import GeometryError
 from g3dvit.grids import Shape3
-from g3dvit.probe_stages import Sketches, Stage, Textures, last_unmixed_stage
+from g3dvit.probe_stages import Sketches, Stage, Textures, last_unmixed_stage, tokens_of
 
 #: Below this share of what a plane moves most, rounding moves it.
 _AT_ALL = 1e-4
@@ -137,8 +137,7 @@ class _Tracer:
             last = event.index == self.stage.index
             stage = self.stage if last else self._early.get(event.index)
             if stage is not None:
-                tokens = event.tensor.detach().movedim(stage.token_axis, 0)
-                kept[event.index] = tokens.flatten(1).float().clone()
+                kept[event.index] = tokens_of(event.tensor, stage.token_axis).float().clone()
             if last:
                 raise StopForward
 

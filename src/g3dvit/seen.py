@@ -113,7 +113,7 @@ def invisible_checks(
         Inputs of a model that normalises its patches.
     inside : (patches,)
         Patches with brain in them, C order of the grid; None takes those that are not all
-        background, the commonest value of the volume.
+        background, the commonest value of the volume. How many were left out so is said.
     """
     name = "invisible patches"
     patches = _to_patches(x.detach().float().cpu(), geometry)
@@ -131,7 +131,9 @@ def invisible_checks(
         if guard is None and bool((own & varies & (spread < 0.1 * spread.max())).any()):
             guard = _guard(run, x[n : n + 1], geometry)
         unseen = ~varies if guard is None else ~varies | (spread < guard)
-        checks.append(diagnose.check_invisible(float((unseen & own).sum() / own.sum())))
+        background = 0 if inside is not None else int((~own).sum())
+        share = float((unseen & own).sum() / own.sum())
+        checks.append(diagnose.check_invisible(share, background, len(own)))
     return checks
 
 

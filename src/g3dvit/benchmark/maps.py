@@ -33,7 +33,7 @@ ROWS: dict[str, str] = {
     "token_gradcam_max": "token Grad-CAM, max weights",
     "token_gradcam_abs": "token Grad-CAM, abs weights",
     "token_gradcam_relu": "token Grad-CAM, relu weights",
-    "hirescam": "HiResCAM at the last normalisation",
+    "hirescam": "HiResCAM at the last attention",
     "gradcam": "Grad-CAM (weights per feature)",
     "layercam": "LayerCAM on tokens",
     "xgradcam": "XGrad-CAM",

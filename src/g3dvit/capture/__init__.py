@@ -17,10 +17,11 @@ from g3dvit.capture.gates import Constant, FrozenGates, PatchNorm, TokenPoint, f
 from g3dvit.capture.guest import clean_input, guest, substituted, unwrap, wider
 from g3dvit.capture.input_pass import InputPass
 from g3dvit.capture.kept_tokens import KeptTokens
+from g3dvit.capture.layer_pass import LayerPass
 from g3dvit.capture.layers import LayerRecord, watch_layer
 from g3dvit.capture.layers_pass import LayersPass
 from g3dvit.capture.outputs import as_tokens, first_output, token_axes
-from g3dvit.capture.passes import FrozenPass, FrozenProducts, LayerPass
+from g3dvit.capture.passes import FrozenPass, FrozenProducts
 
 __all__ = [
     "AttentionCall",

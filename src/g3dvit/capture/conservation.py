@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from g3dvit.capture.frozen_functions import is_live, wide
+from g3dvit.capture.frozen_functions import HALF, is_live, wide
 from g3dvit.capture.gates import FrozenGates
 from g3dvit.capture.outputs import first_output
 
+#: A module is innocent that gains less than this share of what the worst one does.
 _TOLERANCE = 0.003
+#: Or less than this share of the score, which is rounding.
+_ROUNDING = 2e-5
 
 
 class _Located(FrozenGates):
@@ -128,8 +131,10 @@ def unconserved_module(
         )
     gained = _gains(gates, logits, weights)
     size = max((abs(gain) for gain in gained.values()), default=0.0)
-    scale = max(float((logits.detach() * weights).sum().abs()), size)
-    wrong = {name for name, gain in gained.items() if abs(gain) > _TOLERANCE * scale}
+    score = float((logits.detach() * weights).sum().abs())
+    rounding = (_TOLERANCE if gates.half or x.dtype in HALF else _ROUNDING) * score
+    least = max(_TOLERANCE * size, rounding)
+    wrong = {name for name, gain in gained.items() if abs(gain) > least}
     inner = [n for n in wrong if not any(_inside(other, n) for other in wrong if other != n)]
     if not inner:
         return ""

@@ -22,6 +22,9 @@ import torch.nn.functional as F  # noqa: N812 - the name everyone knows
 from torch import Tensor
 from torch.autograd import Function
 
+#: Types whose rounding unit is 1e-3 and more.
+HALF = (torch.bfloat16, torch.float16)
+
 
 def is_live(value: object) -> bool:
     """Tell whether a value depends on the input or on a noted constant."""

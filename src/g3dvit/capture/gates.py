@@ -17,7 +17,8 @@ A function that is not known here keeps its own gradient; its relevance then doe
 and the completeness of the map shows it. A value that was computed from the input and is *held*
 constant (a softmax, a standard deviation, what the model itself detaches) may weigh or divide
 what is live. Where it is added instead, it is a part of the score that no place gets: its total
-is kept apart, so that the map can say so.
+is kept apart, so that the map can say so. Numbers that a model takes out of torch (``.item()``,
+``.numpy()``) cannot be followed; that it does so is noted.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from g3dvit.capture.frozen_functions import (
+    HALF,
     HeldConstant,
     LiveConstant,
     is_live,
@@ -41,7 +43,7 @@ from g3dvit.capture.frozen_functions import (
 )
 from g3dvit.capture.gate_rules import HANDLERS
 from g3dvit.capture.graph_walks import comes_straight_from, joined_behind, only_way
-from g3dvit.capture.held_values import is_held, note_held
+from g3dvit.capture.held_values import is_held, note_held, takes_numbers_out
 from g3dvit.capture.outputs import token_axes
 
 
@@ -139,6 +141,8 @@ class FrozenGates(TorchFunctionMode):
         self.patch_norms: list[PatchNorm] = []
         self.tokens: TokenPoint | None = None
         self.seen: dict[Any, Tensor] = {}  # what looks like tokens, until they are found
+        self.half = False  # whether anything live was computed in half precision
+        self.numbers_out: set[str] = set()  # functions that took numbers out of torch
         self.root = self.input.grad_fn
         self.starts = {self.root}  # where relevance begins: the voxels, or their patches normalised
 
@@ -152,7 +156,10 @@ class FrozenGates(TorchFunctionMode):
             out = func(*args, **keywords)
         else:
             out = handler(self, func, args, keywords)
+        if takes_numbers_out(name, args):
+            self.numbers_out.add(name)
         if is_live(out):
+            self.half |= out.dtype in HALF
             self._remember(out)
         else:
             note_held(name, out, args, keywords)

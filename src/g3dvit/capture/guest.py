@@ -44,7 +44,8 @@ def guest(model: nn.Module) -> Iterator[nn.Module]:
 
     Inside: evaluation mode, no parameter requires gradients, gradients can be recorded whatever
     the caller's mode is, compiled models run eagerly, autocast (the model's own too), gradient
-    checkpointing and the fused transformer layer (which hides its attention) are off. Afterwards,
+    checkpointing and the fused transformer layer (which hides its attention) are off, and
+    convolutions on CUDA devices are not rounded to TF32. Afterwards,
     also after an exception or Ctrl-C, every submodule's training flag, ``requires_grad``,
     ``.grad``, buffer, attribute (such as attention that it keeps) and the states of the random
     generators (torch, numpy, python) are as before.
@@ -70,9 +71,28 @@ def guest(model: nn.Module) -> Iterator[nn.Module]:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(torch.backends.mha.set_fastpath_enabled, _fastpath())
         torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(_all_digits())
         stack.enter_context(_without_checkpointing())
         stack.enter_context(_module_state(inner))
         yield inner
+
+
+@contextmanager
+def _all_digits() -> Iterator[None]:
+    """Let convolutions on CUDA devices keep the digits of float32, which torch rounds to TF32.
+
+    Shares that are to add up to 1e-4 of the score need them.
+    """
+    try:
+        before = torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # the caller has set the precision of single operators: theirs to choose
+        yield
+        return
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _fastpath() -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from g3dvit.capture.frozen_functions import is_live
@@ -19,6 +20,13 @@ _MARK = "_g3dvit_held"
 # Functions that take from other tensors no more than their form.
 _FORM = ("to", "type_as", "expand_as", "view_as", "reshape_as")
 _NOTHING = ("broadcast_tensors", "meshgrid")
+# Functions whose result torch knows nothing of. Not `__bool__`: a branch is no number.
+_OUT = frozenset(
+    {
+        *("item", "tolist", "numpy", "__array__", "__dlpack__"),
+        *("__float__", "__int__", "__complex__", "__index__"),
+    }
+)
 
 
 def is_held(value: object) -> bool:
@@ -31,6 +39,21 @@ def marked_as(value: Tensor, like: object) -> Tensor:
     if is_held(like):
         setattr(value, _MARK, True)
     return value
+
+
+def takes_numbers_out(name: str, args: Sequence[Any]) -> bool:
+    """Tell whether a function takes numbers that depend on the input out of torch.
+
+    Parameters
+    ----------
+    name
+        Of the function.
+    args
+        What it took. The answer to a comparison (a check for NaN) is no number.
+    """
+    if name not in _OUT or not args or not isinstance(args[0], Tensor):
+        return False
+    return args[0].dtype != torch.bool and (is_live(args[0]) or is_held(args[0]))
 
 
 def note_held(name: str, out: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -13,12 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from g3dvit.capture.outputs import first_output
 from g3dvit.capture.tokens import NORM_FUNCTIONS
 from g3dvit.errors import LayerError
+
+#: Outputs that differ by less than this part of what another input changes are the same.
+_SAME = 1e-3
 
 _OnFunction = Callable[[str, str, int, Any], Any]
 
@@ -101,7 +106,9 @@ class _NormFunctions(TorchFunctionMode):
 
 
 @contextmanager
-def watch_layer(model: nn.Module, name: str, *, join: bool = False) -> Iterator[LayerRecord]:
+def watch_layer(
+    model: nn.Module, name: str, *, join: bool = False, put: Tensor | None = None
+) -> Iterator[LayerRecord]:
     """Begin the graph at one layer.
 
     Call it inside `guest`, run the model once, and take gradients with respect to
@@ -117,6 +124,8 @@ def watch_layer(model: nn.Module, name: str, *, join: bool = False) -> Iterator[
         a normalisation called as a function.
     join
         Keep a graph that another layer has begun, so that several layers can be watched at once.
+    put
+        What the layer gives in place of its own output.
 
     Raises
     ------
@@ -139,6 +148,7 @@ def watch_layer(model: nn.Module, name: str, *, join: bool = False) -> Iterator[
                 f"layer {name!r} gives {type(output).__name__} and not one tensor; name a layer "
                 "inside it"
             )
+        output = output if put is None else put
         begun = join and output.requires_grad
         record.activations = output if begun else output.detach().requires_grad_()
         # A clone, because models add to what they get in place, which a leaf does not allow.
@@ -158,6 +168,38 @@ def watch_layer(model: nn.Module, name: str, *, join: bool = False) -> Iterator[
         yield record
     finally:
         handle.remove()
+
+
+def carries_all(
+    run: Callable[[Tensor], Any], model: nn.Module, name: str, x: Tensor, other: Tensor
+) -> bool:
+    """Tell whether all that a model makes of its input goes through one layer.
+
+    With that layer's output for another input put in place, the model then says what it says of the
+    other input. It does not where something goes around the layer, as it does around the
+    normalisation at the beginning of a residual branch.
+
+    Parameters
+    ----------
+    run
+        Runs the model.
+    model
+        The module inside `guest` that has the layer.
+    name
+        Of the layer, as `watch_layer` takes it.
+    x, other : (1, ...)
+        Two inputs.
+    """
+    with torch.no_grad():
+        with watch_layer(model, name) as record:
+            told = first_output(run(other))
+        if record.activations is None:
+            return False
+        own = first_output(run(x))
+        with watch_layer(model, name, put=record.activations.detach()):
+            again = first_output(run(x))
+    size = float((own - told).abs().max())
+    return size > 0 and float((again - told).abs().max()) <= _SAME * size
 
 
 def _split(name: str) -> tuple[str, int | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -32,6 +32,8 @@ class LayersPass:
         How many tokens the model has.
     run
         What to call in place of `model`, for instance with other parameters.
+    features_first
+        Names of the layers whose features come first; as for `token_axes`.
     """
 
     def __init__(
@@ -41,7 +43,10 @@ class LayersPass:
         layers: Sequence[str],
         num_tokens: int,
         run: Callable[[Tensor], Any] | None = None,
+        *,
+        features_first: Collection[str] = (),
     ) -> None:
+        self._features_first = features_first
         self._batch, self._count = int(x.shape[0]), num_tokens
         with ExitStack() as stack:
             records = [stack.enter_context(watch_layer(model, name, join=True)) for name in layers]
@@ -53,6 +58,8 @@ class LayersPass:
             times = stack.enter_context(_AttentionTimes(num_tokens, latest))
             self.logits = first_output((run or model)(x))
         fed = [n for n in dict.fromkeys(times.feeding) if n >= 0]
+        #: True where an attention over all tokens runs before any of the layers.
+        self.unfed: bool = -1 in times.feeding
         #: How many keys the attentions have that are not over all tokens: windows, one axis.
         self.partial_keys: tuple[int, ...] = tuple(dict.fromkeys(times.partial_keys))
         #: Names of the layers that ran last before an attention: what the attention reads.
@@ -66,7 +73,11 @@ class LayersPass:
     def activations(self, layer: str) -> Float[Tensor, "batch tokens features"] | None:
         """Return the tokens at a layer, or None where it holds none."""
         leaf = self._leaves.get(layer)
-        return None if leaf is None else as_tokens(leaf.detach(), self._batch, self._count)
+        return None if leaf is None else self._tokens(layer, leaf.detach())
+
+    def _tokens(self, layer: str, values: Tensor) -> Tensor | None:
+        first = layer in self._features_first
+        return as_tokens(values, self._batch, self._count, features_first=first)
 
     def gradients(
         self, layers: Sequence[str], weights: Float[Tensor, "batch outputs"]
@@ -79,9 +90,9 @@ class LayersPass:
                 self.logits, leaves, weights.to(self.logits), retain_graph=True, allow_unused=True
             )
         tokens = []
-        for leaf, gradient in zip(leaves, found, strict=True):
+        for name, leaf, gradient in zip(layers, leaves, found, strict=True):
             value = torch.zeros_like(leaf) if gradient is None else gradient
-            shaped = as_tokens(value, self._batch, self._count)
+            shaped = self._tokens(name, value)
             assert shaped is not None  # the same layout as the activations
             tokens.append(shaped)
         return tuple(tokens)

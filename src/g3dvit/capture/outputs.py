@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -94,7 +95,12 @@ def _only_matrix(output: Mapping[Any, Any]) -> Any:
 
 
 def token_axes(
-    shape: Sequence[int], batch: int, tokens: int, *, any_grid: bool = False
+    shape: Sequence[int],
+    batch: int,
+    tokens: int,
+    *,
+    any_grid: bool = False,
+    features_first: bool = False,
 ) -> tuple[int, tuple[int, ...], int] | None:
     """Find the batch, token and feature axes of an activation.
 
@@ -107,6 +113,9 @@ def token_axes(
     any_grid
         Understand tokens on a grid of two axes as well, such as (batch, frames, places,
         features); other things than tokens may have that form.
+    features_first
+        Where there are as many features as tokens, the features come first, as behind batch, group
+        and instance normalisations.
 
     Returns
     -------
@@ -115,6 +124,9 @@ def token_axes(
         still on their grid: (batch, a, b, c, features) and (batch, features, a, b, c).
     """
     shape = tuple(shape)
+    behind = math.prod(shape[2:])
+    if features_first and len(shape) in (3, 5) and shape[0] == batch and behind == tokens:
+        return 0, tuple(range(2, len(shape))), 1
     if len(shape) == 3:
         if shape[:2] == (batch, tokens):
             return 0, (1,), 2
@@ -135,7 +147,12 @@ def token_axes(
 
 
 def as_tokens(
-    activation: Tensor, batch: int, tokens: int, *, any_grid: bool = False
+    activation: Tensor,
+    batch: int,
+    tokens: int,
+    *,
+    any_grid: bool = False,
+    features_first: bool = False,
 ) -> Float[Tensor, "batch tokens features"] | None:
     """Return an activation as (batch, tokens, features), or None where it is none.
 
@@ -145,10 +162,12 @@ def as_tokens(
         Output of a layer in any layout that `token_axes` understands.
     batch, tokens
         Number of volumes, and of tokens looked for.
-    any_grid
+    any_grid, features_first
         As for `token_axes`.
     """
-    axes = token_axes(activation.shape, batch, tokens, any_grid=any_grid)
+    axes = token_axes(
+        activation.shape, batch, tokens, any_grid=any_grid, features_first=features_first
+    )
     if axes is None:
         return None
     batch_axis, spatial, features = axes

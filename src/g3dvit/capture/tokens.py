@@ -27,9 +27,13 @@ from torch.overrides import TorchFunctionMode
 
 from g3dvit.capture.outputs import tensors_in
 
-#: Functional normalisations over features, by the names that torch gives them. `normalize` can
-#: work along any axis, so that its result is looked at.
-NORM_FUNCTIONS = frozenset({"layer_norm", "native_layer_norm", "rms_norm", "normalize"})
+#: Normalisations that have their features on axis 1, (batch, features, tokens) or on a grid.
+_CHANNEL_NORMS = frozenset({"batch_norm", "group_norm", "instance_norm"})
+#: Functional normalisations, by the names that torch gives them. `normalize` can work along any
+#: axis, so that its result is looked at.
+NORM_FUNCTIONS = frozenset({"layer_norm", "native_layer_norm", "rms_norm", "normalize"}).union(
+    _CHANNEL_NORMS
+)
 
 
 class StopForward(BaseException):
@@ -59,6 +63,8 @@ class Event:
         Which run of that module or function in this pass, from 1.
     is_module
         True where a module returned it.
+    features_first
+        True where a batch, group or instance normalisation made it, whose features lie on axis 1.
     """
 
     index: int
@@ -68,6 +74,7 @@ class Event:
     norm: str | None = None
     run: int = 1
     is_module: bool = False
+    features_first: bool = False
 
 
 See = Callable[[Event], Tensor | None]
@@ -126,7 +133,7 @@ class _Watcher(TorchFunctionMode):
         self._runs: Counter[str] = Counter()
         self._pause = False
         self._behaves: dict[int, bool] = {}
-        self._last_norm: tuple[str, Tensor] | None = None
+        self._last_norm: tuple[str, Tensor, bool] | None = None
 
     # -- modules ---------------------------------------------------------------------------
     def attach(self, name: str, module: nn.Module) -> None:
@@ -156,11 +163,19 @@ class _Watcher(TorchFunctionMode):
         run = self._runs[name]
         self._pause = True
         try:
+            last = self._last_norm
             norm = name if self._is_norm_module(name, module, args, output) else None
+            features_first = norm is not None and last is not None and last[1] is output and last[2]
             tensors = list(tensors_in(output))
             for tensor in tensors:
                 replacement = self._emit(
-                    name, type(module).__name__, tensor, norm=norm, run=run, is_module=True
+                    name,
+                    type(module).__name__,
+                    tensor,
+                    norm=norm,
+                    run=run,
+                    is_module=True,
+                    features_first=features_first,
                 )
                 if replacement is not None and tensor is output:
                     return replacement
@@ -217,10 +232,14 @@ class _Watcher(TorchFunctionMode):
             run = self._runs[key]
             if name != "normalize" or _has_unit_tokens(output):
                 norm = f"{key}#{run}"
+        first = name in _CHANNEL_NORMS
         for tensor in tensors_in(output):
-            replacement = self._emit(owner, name, tensor, norm=norm, run=run)
+            replacement = self._emit(
+                owner, name, tensor, norm=norm, run=run, features_first=first and norm is not None
+            )
             if norm is not None:
-                self._last_norm = (owner, tensor if replacement is None else replacement)
+                made = tensor if replacement is None else replacement
+                self._last_norm = (owner, made, first)
             if replacement is not None and tensor is output:
                 return replacement
             norm = None  # of several results, only the first is the normalised tensor

@@ -27,10 +27,14 @@ voxels and patches  max_p |content_p - (vox_p + bias_p)| / max_p |content_p|    
 outside the brain   sum of |R_p| over patches without brain / sum_p |R_p|      > 0.5     > 0.25
 saturated head      distance of an explained probability from 0 and 1          < 1e-6    < 1e-3
 cancelling voxels   sum_p |R_p| / sum_v |R_v|                                  < 100 u   < 1e-3
-completeness        |sum of shares - score| / max(|score|, sum |R|)            > 0.05    > 0.01
+completeness        |sum of shares - score| / max(|score|, sum |R|); in half   > 0.01    > 1e-4
+                    precision, and along paths, it fails above 0.05 and warns
+                    above 0.01
 beside the tokens   sum_v |R_v| of what does not pass the tokens / max(|score|,  > 0.2   > 0.01
-                    sum |R|); told by frozen gates, for methods at tokens too
-held constants      sum over tokens of |held constants| / max(|score|, sum |R|)  > 0.2    > 0.02
+                    sum |R|); told by frozen gates, for methods at tokens in
+                    the same call too, and without them on request
+held constants      sum over tokens of |held constants| / max(|score|, sum |R|);  > 0.2    > 0.02
+                    warns too where the model takes numbers out of torch
 removal             max_p |R_p| / max(max_p |R_p|, |score|)                    < 6e-6    < 1e-3
 draws               rms standard error of R_p over their standard deviation    > 0.7     > 0.4
 kept shifts         share of shifts that do not change the model's decision    0         < 0.5
@@ -127,6 +131,7 @@ from g3dvit.diagnose.shares import (
     check_position,
     check_voxels,
     check_voxels_agree,
+    completeness_limits,
     patch_share,
     position_share,
     voxel_disagreement,
@@ -171,6 +176,7 @@ __all__ = [
     "check_voxels",
     "check_voxels_agree",
     "class_blind",
+    "completeness_limits",
     "dead_gradient",
     "discarded_share",
     "evidence_left",

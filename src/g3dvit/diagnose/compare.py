@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -177,9 +178,18 @@ def check_batch(value: float) -> Check:
     )
 
 
-def check_invisible(value: float) -> Check:
-    """Judge the share of patches in the brain that a model with normalised patches cannot see."""
-    return judge(
+def check_invisible(value: float, background: int = 0, patches: int = 0) -> Check:
+    """Judge the share of patches in the brain that a model with normalised patches cannot see.
+
+    Parameters
+    ----------
+    value
+        That share.
+    background, patches
+        Where the brain is not known: how many patches of how many are constant at the volume's
+        commonest value, and were taken for background.
+    """
+    check = judge(
         "invisible patches",
         value,
         0.1,
@@ -193,6 +203,18 @@ def check_invisible(value: float) -> Check:
         ),
         low_is_bad=False,
     )
+    if not background:
+        return check
+    taken = (
+        f" {background} of {patches} patches are constant, all of one value, and were taken for "
+        "background: whatever is there is invisible to the model too. Tell where the brain is to "
+        "have them judged."
+    )
+    sentence = check.sentence
+    if check.verdict == "pass":
+        asked = f"({number(value)}; at most {check.threshold_warn:.3g} is asked for)"
+        sentence = f"The model sees the patches of this volume that are not background {asked}."
+    return replace(check, sentence=sentence + taken)
 
 
 def check_steering(value: float) -> Check:

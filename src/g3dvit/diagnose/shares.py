@@ -5,6 +5,9 @@ The measuring functions take the shares of a batch and give one number per volum
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -128,7 +131,18 @@ def check_voxels_agree(value: float) -> Check:
     return Check(name, value, limit, None, "warn" if differ else "pass", f"{sentence} {asked}.")
 
 
-def check_completeness(error: float, module: str = "", *, of: str = "the score") -> Check:
+def completeness_limits(*, half: bool = False) -> tuple[float, float]:
+    """Return the completeness errors of frozen-gate maps above which they warn and fail.
+
+    Rounding in float32 leaves 1e-6 and less, so that more is an operation that is not followed;
+    half precision rounds to 1e-3 and more.
+    """
+    return (0.01, 0.05) if half else (1e-4, 0.01)
+
+
+def check_completeness(
+    error: float, module: str = "", *, of: str = "the score", half: bool = False
+) -> Check:
     """Judge the completeness error of a frozen-gate map.
 
     Parameters
@@ -139,13 +153,14 @@ def check_completeness(error: float, module: str = "", *, of: str = "the score")
         Where it arises, if known.
     of
         What the shares should add up to.
+    half
+        Whether the model computes in half precision, somewhere.
     """
     where = f"; relevance is lost or gained in {module}" if module else ""
     return judge(
         "completeness",
         error,
-        0.01,
-        0.05,
+        *completeness_limits(half=half),
         (
             f"All shares of this map add up to {of}",
             f"The shares of this map do not quite add up to {of}{where}",
@@ -179,7 +194,7 @@ def check_beside(value: float) -> Check:
     )
 
 
-def check_held(value: float, module: str = "") -> Check:
+def check_held(value: float, module: str = "", *, numbers_out: Iterable[str] = ()) -> Check:
     """Judge the share of the score that comes from values held constant.
 
     Parameters
@@ -188,9 +203,12 @@ def check_held(value: float, module: str = "") -> Check:
         As `g3dvit.methods.held_share` gives it.
     module
         Where they are added, if known.
+    numbers_out
+        Functions by which the model takes numbers out of torch. What it makes of them looks like
+        a constant, and is not part of `value`: such a map never passes.
     """
     where = f" in {module}" if module else ""
-    return judge(
+    check = judge(
         "held constants",
         value,
         0.02,
@@ -204,6 +222,15 @@ def check_held(value: float, module: str = "") -> Check:
         ),
         low_is_bad=False,
     )
+    functions = ", ".join(sorted(numbers_out))
+    if not functions or check.verdict != "pass":
+        return check
+    sentence = (
+        f"The model takes numbers that it computed from the volume out of torch ({functions}), "
+        "where they cannot be followed: should it add what it makes of them, that is a constant "
+        f"to this map, and no place is credited with it (what can be followed: {number(value)})."
+    )
+    return replace(check, verdict="warn", sentence=sentence)
 
 
 def check_path(error: float) -> Check:

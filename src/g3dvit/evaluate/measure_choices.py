@@ -57,7 +57,7 @@ def layers_of(geometry: Geometry) -> tuple[str, ...]:
     if len(alive) <= MOST_LAYERS:
         return alive
     places = np.unique(np.round(np.linspace(0, len(alive) - 1, MOST_LAYERS)).astype(int))
-    chosen = {alive[place] for place in places} | {geometry.default_layer}
+    chosen = {alive[place] for place in places} | {geometry.default_layer, geometry.attention_layer}
     return tuple(layer for layer in alive if layer in chosen)
 
 

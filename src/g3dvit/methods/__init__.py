@@ -47,6 +47,7 @@ from g3dvit.methods.tokens import (
 )
 
 __all__ = [
+    "ALIASES",
     "METHODS",
     "WEIGHTINGS",
     "FrozenGateMap",
@@ -85,15 +86,19 @@ __all__ = [
 ]
 
 
+#: Other names of methods: as their papers write them.
+ALIASES = {"gradcam++": "gradcam_plus_plus"}
+
+
 def find_method(name: str) -> Method:
-    """Return the method of that name.
+    """Return the method of that name, or of that other name (`ALIASES`).
 
     Raises
     ------
     MethodError
         If there is none; the message lists what there is.
     """
-    found = METHODS.get(name) if isinstance(name, str) else None
+    found = METHODS.get(ALIASES.get(name, name)) if isinstance(name, str) else None
     if found is None:
         raise MethodError(
             f"there is no method {name!r}{did_you_mean(name, METHODS)}; "

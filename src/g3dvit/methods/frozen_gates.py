@@ -185,7 +185,7 @@ def frozen_gate(
         elif constant.voxels is not None:
             embedding_bias = embedding_bias + by_patch(constant.voxels)
 
-    from_voxels = products.voxels.reshape(batch, -1).sum(1) + before + behind
+    from_voxels = products.voxels.reshape(batch, -1).sum(1, dtype=torch.float64) + before + behind
     if products.tokens is None:
         relevance = voxels_by_patch + embedding_bias + position
         prefix = before - (embedding_bias + position).sum(1)

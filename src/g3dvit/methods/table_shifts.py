@@ -15,7 +15,7 @@ _GAMMA = Method(
     "max(R_u, 0) for v in q if R_q > 0, else R_q / |q| (gamma rule at x shifted by s)",
     paper="DAVE 2026, the idea of averaging over shifts; frozen gates with the gamma rule",
     url="https://arxiv.org/abs/2602.06613",
-    cost="about 40 (F + B)",
+    cost="about 16 (F + B)",
     source="shifts",
     space="voxel",
     signed=True,
@@ -99,7 +99,7 @@ SHIFT_ROWS: tuple[Method, ...] = (
         title="weighted shift-averaged relevance against the surroundings",
         function=shift_weighted,
         equation=_BY_EVIDENCE + "F_s as in shift_averaged_local",
-        cost="about 45 (F + B)",
+        cost="about 17 (F + B)",
         by_evidence=True,
     ),
 )

@@ -172,8 +172,8 @@ def _value_of(check: Any) -> Any:
     return Check(
         name=str(check.get("name", "")),
         value=math.nan if value is None else float(value),
-        threshold_warn=None,
-        threshold_fail=None,
+        threshold_warn=check.get("threshold_warn"),
+        threshold_fail=check.get("threshold_fail"),
         verdict=check["verdict"] if known else "fail",  # what cannot be read is not sound
         sentence=str(check.get("sentence", "no sentence")),
     )

@@ -371,7 +371,8 @@ def _with_extra(result: Explanation, extra: Sequence[tuple[Check, ...]]) -> list
 
 
 def _check_dict(check: Any) -> dict[str, Any]:
-    return {name: getattr(check, name) for name in ("name", "value", "verdict", "sentence")}
+    names = ("name", "value", "verdict", "sentence", "threshold_warn", "threshold_fail")
+    return {name: getattr(check, name) for name in names}
 
 
 def _spacing_s(t_r: float | None, time_points: Sequence[int]) -> float | None:

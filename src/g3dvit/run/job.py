@@ -16,6 +16,7 @@ from g3dvit.aggregate import GroupKey
 from g3dvit.checks import Check
 from g3dvit.descriptions import ModelDescription
 from g3dvit.explain import Explainer
+from g3dvit.explain_further import BESIDE
 from g3dvit.explain_request import given_to
 from g3dvit.explanation import Explanation
 from g3dvit.prepare import Preparation
@@ -182,7 +183,7 @@ class Job:
             name: [
                 (*row, hidden)
                 for row, hidden in zip(
-                    self.explainer.check(x, result, FIRST_CHECKS), invisible, strict=True
+                    self.explainer.check(x, result, _lacking(result)), invisible, strict=True
                 )
             ]
             for name, result in results.items()
@@ -220,3 +221,9 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"about {seconds:.0f} s"
     return f"about {seconds / 60:.0f} min"
+
+
+def _lacking(result: Explanation) -> tuple[str, ...]:
+    """Return the checks of the first volumes, without what their maps say already."""
+    told = any(check.name == BESIDE for check in result.checks[0])
+    return FIRST_CHECKS if told else (*FIRST_CHECKS, "beside")
