@@ -183,8 +183,9 @@ def test_further_checks_are_made_on_request_only_and_by_their_names():
     x = torch.randn(3, 1, 8, 6, 15, generator=torch.Generator().manual_seed(0))
     plain = [c.name for c in explainer.explain(x, "frozen_gate").checks[0]]
     every = [c.name for c in explainer.explain(x, "frozen_gate", check="all").checks[0]]
-    assert every[: len(plain)] == plain
-    assert sorted(every[len(plain) :]) == sorted(
+    # What a further check measures again takes the place of what was told without a pass.
+    assert plain[-1] == "invisible patches" and every[: len(plain) - 1] == plain[:-1]
+    assert sorted(every[len(plain) - 1 :]) == sorted(
         ["float64 agreement", "jitter", "class-blind", "amplitude blindness", "invisible patches",
          "attention steering", "batch dependence", "input-blind"]
     )  # fmt: skip
@@ -229,6 +230,26 @@ def test_the_user_s_mask_says_what_is_brain():
     assert "3 of 27 patches are constant, all of one value" in guessed.sentence
     assert "The model sees the patches of this volume that are not background" in guessed.sentence
     assert "background" not in explainer.check(volumes(), result, "invisible")[0][0].sentence
+
+
+@pytest.mark.parametrize("methods", [["token_gradcam"], ["frozen_gate", "shift_weighted_signed"]])
+def test_constant_patches_are_told_of_in_every_map_where_patches_are_normalised(methods):
+    recipe = BASE
+    x = volumes()
+    x[0, :, :4, :4, :4], x[0, :, 4:8, :4, :4], x[0, :, 8:, :4, :4] = 7.0, 7.0, 3.0
+    x[1, :, :4, :4, :4] = 7.0 + 1e-3 * torch.randn(1, 4, 4, 4)  # below the normalisation's eps
+    for patch_norm, expected in ((True, [1 / 25, 1 / 27, 0]), (False, None)):
+        model = drifted(type(recipe)(0, classes=3, patch_norm=patch_norm))
+        explainer = Explainer(model, (1, *recipe.shape))
+        assert (explainer.geometry.patch_guard is None) == (expected is None)
+        for result in explainer.explain(x, methods).values():
+            told = [[c for c in row if c.name == "invisible patches"] for row in result.checks]
+            if expected is None:
+                assert not any(told)
+            else:
+                assert [one.value for (one,) in told[:3]] == pytest.approx(expected)
+                assert "2 of 27 patches are constant" in told[0][0].sentence
+    assert explainer.geometry.patch_size == (4, 4, 4)
 
 
 def test_batch_dependence_is_the_change_by_the_volume_beside_it():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,3 +85,9 @@ def number(value: float) -> str:
 def not_applicable(name: str, reason: str) -> Check:
     """Return a check that could not be made and does not count; its value is not a number."""
     return Check(name, math.nan, None, None, "pass", f"Does not apply: {reason}.")
+
+
+def joined(own: Sequence[Check], further: Sequence[Check]) -> tuple[Check, ...]:
+    """Return checks with further ones, which take the place of those of the same name."""
+    again = {check.name for check in further}
+    return (*(check for check in own if check.name not in again), *further)

@@ -12,6 +12,7 @@ from g3dvit import diagnose
 from g3dvit.checks import Check
 from g3dvit.explain_context import Context
 from g3dvit.methods import METHODS
+from g3dvit.seen import unseen_checks
 
 #: Methods that see the tokens alone: what passes by them is missing from their maps.
 AT_TOKENS = ("layer", "layers", "linear head", "attention", "frozen gates")
@@ -19,10 +20,14 @@ AT_TOKENS = ("layer", "layers", "linear head", "attention", "frozen gates")
 
 def add_map_checks(batch: Context) -> None:
     """Add to every map what can be said of it alone: is it finite, empty, flat, about patches."""
+    unseen: list[tuple[Check, ...]] = [()] * len(batch.x)
+    if batch.geometry.patch_guard is not None:
+        unseen = [(one,) for one in unseen_checks(batch.x, batch.geometry)]
     for name in batch.request.methods:
         rows = _checks(batch, name)
         batch.found.checks[name] = [
-            (*own, *more) for own, more in zip(batch.found.checks[name], rows, strict=True)
+            (*own, *more, *of_volume)
+            for own, more, of_volume in zip(batch.found.checks[name], rows, unseen, strict=True)
         ]
     batch.found.behind.clear()  # as large as the maps, and of no further use
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from g3dvit import diagnose
 from g3dvit.capture import first_output, wider
 from g3dvit.capture.attention_gates import steering_gradients
-from g3dvit.checks import Check, not_applicable
+from g3dvit.checks import Check, joined, not_applicable
 from g3dvit.errors import InputError
 from g3dvit.explain_batch import explain_batch
 from g3dvit.explain_checks import AT_TOKENS
@@ -169,7 +169,7 @@ def add_further(
     rows = further_checks(checks, network, x, request, geometry, result.chosen, maps, told=told)
     for name, row in rows.items():
         own = result.checks[name]
-        result.checks[name] = [(*a, *b) for a, b in zip(own, row, strict=True)]
+        result.checks[name] = [joined(a, b) for a, b in zip(own, row, strict=True)]
 
 
 def _lowest(maps: Float[Tensor, "batch targets more patches"], other: Tensor) -> list[Check]:

@@ -106,6 +106,9 @@ class Geometry(ShowsItself):
         in front of an attention, or `default_layer` where all goes through that one, as through a
         final normalisation. The normalisation of a feed-forward branch is passed by on the residual
         path.
+    patch_guard
+        Where the model normalises the voxels of each patch first: the standard deviation, in units
+        of its input, below which hardly anything of a patch is left. None elsewhere.
     notes
         What a user should know about this model, in sentences.
     cautions
@@ -130,6 +133,7 @@ class Geometry(ShowsItself):
     layers: tuple[NormLayer, ...]
     default_layer: str
     attention_layer: str = ""
+    patch_guard: float | None = None
     notes: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
     turned_layers: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ together. The model is a guest: it is left as it was, also after an exception.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from g3dvit.capture import guest, substituted, unwrap
+from g3dvit.capture.guest import clean_input
 from g3dvit.capture.held_attention import HeldAttention
+from g3dvit.capture.patch_guard import patch_guard
 from g3dvit.errors import G3DError, GeometryError
 from g3dvit.geometry import Geometry
 from g3dvit.probe_attention import attention_layer
@@ -102,6 +105,8 @@ def probe_geometry(
         layers = layers_from(passes, tokens, turned, steering)
         default = next((layer.name for layer in reversed(layers) if layer.status == "alive"), "")
         inputs = (textures.another(), textures.another())
+        voxels = tokens.channels * math.prod(tokens.patch_size)
+        guard = patch_guard(network, clean_input(inputs[0]), voxels)
         attending = attention_layer(network, layers, default, tokens.num_tokens, inputs, call)
     if not layers and not turned and (first.norms or first.elsewhere):
         raise GeometryError(
@@ -126,6 +131,7 @@ def probe_geometry(
         layers=layers,
         default_layer=default,
         attention_layer=attending,
+        patch_guard=guard,
         notes=(*cautions, *_notes(passes, tokens, default, len(layers), len(steering))),
         cautions=tuple(cautions),
         turned_layers=tuple(n.name for n in passes[0].norms if n.stage.index in turned),

@@ -137,6 +137,35 @@ def invisible_checks(
     return checks
 
 
+def unseen_checks(x: Tensor, geometry: Geometry) -> list[Check]:
+    """Judge the same without a further pass, of a model that begins by normalising its patches.
+
+    Parameters
+    ----------
+    x : (batch, ...)
+        Inputs.
+    geometry
+        Of the model, with a `patch_guard`.
+    """
+    assert geometry.patch_guard is not None  # asked for of models that have one
+    patches = _to_patches(x.detach().float(), geometry)
+    low, high = patches.amin(2), patches.amax(2)
+    unseen = patches.var(2, correction=0) < geometry.patch_guard**2
+    checks = []
+    for n, hidden in enumerate(unseen.cpu()):
+        constant, value = (high[n] == low[n]).cpu(), low[n].cpu()
+        background = torch.zeros_like(constant)
+        if bool(constant.any()):  # the commonest value of constant patches
+            background = constant & (value == value[constant].mode().values)
+        brain = int((~background).sum())
+        if not brain:
+            checks.append(not_applicable("invisible patches", "this volume has one value only"))
+            continue
+        share = float((hidden & ~background).sum()) / brain
+        checks.append(diagnose.check_invisible(share, int(background.sum()), len(hidden)))
+    return checks
+
+
 def jittered(x: Tensor, geometry: Geometry, *, amount: float, seed: int = 0) -> Tensor:
     """Return volumes with noise of a share of each patch's own standard deviation.
 

@@ -35,6 +35,8 @@ beside the tokens   sum_v |R_v| of what does not pass the tokens / max(|score|, 
                     the same call too, and without them on request
 held constants      sum over tokens of |held constants| / max(|score|, sum |R|);  > 0.2    > 0.02
                     warns too where the model takes numbers out of torch
+invisible patches   share of patches with var < eps, where the model begins    > 0.5     > 0.1
+                    with a layer normalisation of each patch
 removal             max_p |R_p| / max(max_p |R_p|, |score|)                    < 6e-6    < 1e-3
 draws               rms standard error of R_p over their standard deviation    > 0.7     > 0.4
 kept shifts         share of shifts that do not change the model's decision    0         < 0.5
@@ -55,7 +57,8 @@ class-blind          the same of the explained class and the runner-up         >
 input-blind          the same of different volumes, mean over pairs            > 0.98    > 0.9
 amplitude blindness  change of the outputs, 2 x + 1 over x mirrored            -         < 1e-3
 batch dependence     change of the outputs beside another volume, over mirrored  > 0.05  > 1e-3
-invisible patches    share of constant patches, if patches are normalised      > 0.5     > 0.1
+invisible patches    the same of patches in the brain, and however the model   > 0.5     > 0.1
+                     normalises its patches
 attention steering   |g_full - g_frozen| / |g_full| at the voxels              -         -
 better than chance   lower end of the interval of the balanced accuracy        <= chance -
 ===================  ========================================================  ========  =======

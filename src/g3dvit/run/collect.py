@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from g3dvit.aggregate import GroupedMeans, GroupKey, group_of
-from g3dvit.checks import Check
+from g3dvit.checks import Check, joined
 from g3dvit.descriptions import ModelDescription
 from g3dvit.explanation import Explanation
 from g3dvit.grids import PatchGrid
@@ -367,7 +367,7 @@ class Collector:
 
 def _with_extra(result: Explanation, extra: Sequence[tuple[Check, ...]]) -> list[tuple[Check, ...]]:
     """Return the checks of each volume, with further ones of the first volumes."""
-    return [(*own, *(extra[n] if n < len(extra) else ())) for n, own in enumerate(result.checks)]
+    return [joined(own, extra[n] if n < len(extra) else ()) for n, own in enumerate(result.checks)]
 
 
 def _check_dict(check: Any) -> dict[str, Any]:
