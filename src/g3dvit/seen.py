@@ -148,15 +148,18 @@ def unseen_checks(x: Tensor, geometry: Geometry) -> list[Check]:
         Of the model, with a `patch_guard`.
     """
     assert geometry.patch_guard is not None  # asked for of models that have one
-    patches = _to_patches(x.detach().float(), geometry)
-    low, high = patches.amin(2), patches.amax(2)
-    unseen = patches.var(2, correction=0) < geometry.patch_guard**2
+    blocks = _blocks(x.detach(), geometry)  # (batch, gi, p, gj, q, gk, r, channels), not copied
+    unseen = blocks.var((2, 4, 6, 7), correction=0).flatten(1) < geometry.patch_guard**2
     checks = []
-    for n, hidden in enumerate(unseen.cpu()):
-        constant, value = (high[n] == low[n]).cpu(), low[n].cpu()
-        background = torch.zeros_like(constant)
-        if bool(constant.any()):  # the commonest value of constant patches
-            background = constant & (value == value[constant].mode().values)
+    for volume, hidden in zip(blocks, unseen.cpu(), strict=True):
+        background = torch.zeros_like(hidden)
+        if bool(hidden.any()):  # the commonest value of constant patches
+            voxels = volume.permute(0, 2, 4, 1, 3, 5, 6).flatten(0, 2).flatten(1)[hidden].cpu()
+            value = voxels[:, 0]
+            constant = (voxels == value[:, None]).all(1)
+            if bool(constant.any()):
+                common = value[constant].mode().values
+                background[hidden.nonzero()[:, 0]] = constant & (value == common)
         brain = int((~background).sum())
         if not brain:
             checks.append(not_applicable("invisible patches", "this volume has one value only"))
@@ -222,11 +225,15 @@ def _outputs(run: Run, x: Tensor) -> Float[Tensor, "batch outputs"]:
 
 def _to_patches(x: Tensor, geometry: Geometry) -> Float[Tensor, "batch patches voxels"]:
     """Return the voxels of each patch, all channels; patches in C order of the grid."""
+    split = _blocks(x, geometry)
+    return split.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(len(x), geometry.num_patches, -1)
+
+
+def _blocks(x: Tensor, geometry: Geometry) -> Float[Tensor, "batch gi p gj q gk r channels"]:
     axes = [axis + 1 for axis in geometry.spatial_axes]
     volume = x.movedim(axes, (1, 2, 3))
     sizes = zip(geometry.grid_shape, geometry.patch_size, strict=True)
-    split = volume.reshape(len(x), *(n for pair in sizes for n in pair), -1)
-    return split.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(len(x), geometry.num_patches, -1)
+    return volume.reshape(len(x), *(n for pair in sizes for n in pair), -1)
 
 
 def _to_volume(patches: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
