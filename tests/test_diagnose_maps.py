@@ -252,6 +252,20 @@ def test_constant_patches_are_told_of_in_every_map_where_patches_are_normalised(
     assert explainer.geometry.patch_size == (4, 4, 4)
 
 
+def test_what_a_normalisation_of_patches_hides_is_told_in_units_of_the_input():
+    class Scaled(torch.nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor, self.inner = factor, vit()
+
+        def forward(self, x):
+            return self.inner(self.factor * x + 3)
+
+    for factor in (1.0, 1e-3):
+        guard = Explainer(Scaled(factor), (1, 8, 6, 15)).geometry.patch_guard
+        assert guard == pytest.approx(1e-5**0.5 / factor, rel=1e-3)
+
+
 def test_batch_dependence_is_the_change_by_the_volume_beside_it():
     model = vit()
     geometry = Explainer(model, (1, 8, 6, 15)).geometry

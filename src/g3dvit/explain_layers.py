@@ -73,7 +73,7 @@ def _why_no_blocks(batch: Context, found: LayersPass, layers: Sequence[str]) -> 
             "an attention of this model reads tokens that no normalisation layer gives (blocks "
             "that normalise behind their attention)"
         )
-    if not batch.geometry.num_prefix_tokens and len(batch.x):
+    if not batch.geometry.num_prefix_tokens:
         # Without further tokens a normalisation in the patch embedding looks like one of a block.
         # All goes through that one, and the positions join behind it.
         x = batch.x[:1]

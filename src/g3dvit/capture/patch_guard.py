@@ -29,9 +29,12 @@ class _FirstNorm(FrozenGates):
             return func(*args, **keywords)
         names = ("input", "normalized_shape", "weight", "bias", "eps")
         call = dict(zip(names, args, strict=False)) | keywords
-        if self.is_voxels(call["input"]):
+        voxels = call["input"]
+        if self.is_voxels(voxels):
             self.length = math.prod(call["normalized_shape"])
-            self.guard = math.sqrt(call.get("eps", 1e-5))
+            # A model may scale its input before: the guard is told in units of the input.
+            scale = float(self.leaf.detach().std() / voxels.detach().std())
+            self.guard = math.sqrt(call.get("eps", 1e-5)) * scale
         raise _Found
 
 
